@@ -1,0 +1,503 @@
+"""One arm of a study: the loop. This file is the picture of DESIGN's "way of the data" in code.
+
+::
+
+    simulation -> transport -> ledger -> learner          (receive)
+    launcher, learner, user -> facts                      (collect, steer)
+    facts -> state -> policy -> decisions -> the world    (decide, act)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alearn import events as ev
+from alearn.acquisition.base import Selection
+from alearn.assembly import Rooms
+from alearn.chronicle import Chronicle
+from alearn.controller import StudyState
+from alearn.controller import decisions as do
+from alearn.controller.member import Record
+from alearn.errors import DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
+from alearn.launcher import Adopting, past_exit, sweep
+from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, RunningMember, Save
+from alearn.ledger import Ledger, SampleRefused
+from alearn.steering import commands
+from alearn.transport.base import Broken, End, Hello
+from alearn.types import Exit, ExitCause, MemberState, Sample, member_id
+
+log = logging.getLogger(__name__)
+
+Point = tuple[tuple[float, ...], str, float, str]
+"""A chosen point: in the unit cube, its origin, its score, and why."""
+
+JUDGE_EVERY_S = 0.05
+STEER_EVERY_S = 0.5
+SAVE_S = 20.0
+STREAM_TAIL_S = 1.0
+"""How long an ended member's last bytes are waited for."""
+
+
+class Arm:
+    """Runs one arm of a study in its directory until it ends.
+
+    Args:
+        rooms: everything the loop connects, made from the configuration.
+        ledger: the arm's open ledger.
+        directory: the arm's directory.
+        root: the study's directory, where the user drops commands.
+        show: called at every turn with this arm (the view and status.json live behind it).
+        interrupted: tells that the user asked to stop.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        ledger: Ledger,
+        directory: Path,
+        root: Path,
+        show: Callable[[Arm], None],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.rooms = rooms
+        self.ledger = ledger
+        self.directory = directory
+        self._root = root
+        self._chronicle = Chronicle(ledger)
+        self.learner: Learner | None = None
+        self._show = show
+        self._interrupted = interrupted
+        self._asked: set[type] = set()
+        self._exits: dict[tuple[str, int], tuple[Exit, float]] = {}
+        self._streams: dict[tuple[str, int], End | Broken | None] = {}
+        self._faults: dict[str, ev.MonitorAlarm] = {}
+        self._judged_at = self._steered_at = 0.0
+        self._holdout = 0
+        self.news: deque[tuple[str, str, str, int]] = deque(maxlen=32)
+        self._sealing: threading.Thread | None = None
+
+    @property
+    def state(self) -> StudyState:
+        """What the policy decides from."""
+        return self._chronicle.state
+
+    # --- the loop --------------------------------------------------------------------------------------------
+
+    def run(self) -> StudyState:
+        """Run until the study ends; whatever happens, no member is left behind."""
+        try:
+            self._begin()
+            self._show(self)
+            while not self.state.ended:
+                self._receive()
+                self._collect()
+                self._steer()
+                for decision in self.rooms.policy.decide(self.state, time.time()):
+                    self._act(decision)
+                self._judge()
+                self._show(self)
+        except StudyFailed as error:
+            self._chronicle.record(ev.StudyEnded(at=time.time(), state="failed", reason=str(error)))
+        finally:
+            self._close()
+        self._show(self)
+        return self.state
+
+    def _begin(self) -> None:
+        """Start the study, or take it up where its ledger says it was left."""
+        if not self.state.started:
+            self._chronicle.record(self.rooms.started(time.time()))
+        else:
+            commands(self._root)  # what was asked of the controller before: nobody means it now
+            self._chronicle.record(ev.StudyResumed(at=time.time()))
+            self._take_up()
+        if self.ledger.schema() is not None:
+            self._start_learner()
+
+    def _take_up(self) -> None:
+        """What became of the attempts of the last controller; those not settled here are lost, and the policy queues them again."""
+        launcher, adopting = self.rooms.launcher, isinstance(self.rooms.launcher, Adopting)
+        running = set(launcher.adopt(self.directory)) if isinstance(launcher, Adopting) else set()
+        if not adopting:  # where members outlive a controller, they are adopted, or end by themselves
+            sweep(self.directory)
+        for record in self.state.adoptable:
+            key = (record.id, record.attempt)
+            gone = past_exit(self.directory / "members" / record.id / str(record.attempt)) if adopting else None
+            if record.kill:
+                how = "failed" if record.kill_fault else "killed"
+                self._chronicle.record(self._ended(*key, how, record.kill, cause=record.kill_cause or how))
+            elif key in running:
+                running.discard(key)
+                self.rooms.reader.address(*key)  # its stream may open again
+                self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
+            elif gone is not None and (gone.member, gone.attempt) == key:  # it ended while there was no controller
+                self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
+                self._exits[key] = (gone, time.monotonic())
+        for member, attempt in running:
+            launcher.cancel(member, attempt)
+
+    def _close(self) -> None:
+        """End what still runs, keep what it streamed, and write down how it ended."""
+        with contextlib.ExitStack() as last:  # in reverse order, and each even if another fails
+            last.callback(self._dismiss_learner)
+            last.callback(self.rooms.reader.close)
+            last.callback(self._last_words)
+            last.callback(self.rooms.launcher.close)
+
+    def _last_words(self) -> None:
+        deadline = time.monotonic() + STREAM_TAIL_S
+        while self._receive() and time.monotonic() < deadline:
+            continue
+        for gone in self.rooms.launcher.poll():
+            self._exits[gone.member, gone.attempt] = (gone, time.monotonic())
+        self._settle(final=True)
+
+    def _dismiss_learner(self) -> None:
+        if self.learner is None:
+            return
+        if self.state.end_state == "stopped" and self.state.updates > self.state.snapshot_updates:
+            try:
+                self.learner.wait(Save(self.directory / "snapshots"), SAVE_S)
+                self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
+            except (StudyFailed, DeadlineExceeded) as error:
+                log.warning("No snapshot of the learner was written: %s It will train anew from what is stored.", error)
+        self.learner.close()
+        if self._sealing is not None:
+            self._sealing.join()
+
+    def _start_learner(self) -> None:
+        schema = self.ledger.schema()
+        assert schema is not None
+        trainer = self.rooms.make_trainer(schema)
+        trainer.restore(self.directory / "snapshots")
+        self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
+        for member in self._chronicle.atlas.holdout:
+            self.learner.tell(Hold(member))
+        self.learner.feed(list(self.ledger.samples(fields=trainer.fields)))
+        for member, state in self._chronicle.atlas.over.items():
+            self.learner.tell(Gone(member, killed=state == "killed"))
+
+    # --- facts come in ---------------------------------------------------------------------------------------
+
+    def _receive(self) -> int:
+        """Simulation -> transport -> ledger -> learner; a sample is acknowledged after it is durable."""
+        batch: list[Sample] = []
+        messages = self.rooms.reader.poll(0.02)
+        for message in messages:
+            match message:
+                case Hello():
+                    self._welcome(message)
+                case Sample():
+                    if self._sound(message):
+                        batch.append(message)
+                case End() | Broken():
+                    self._streams[message.member, message.attempt] = message
+        if batch:
+            self._store(batch)
+        return len(messages)
+
+    def _welcome(self, hello: Hello) -> None:
+        first = self.ledger.schema() is None
+        try:
+            if hello.schema.fields:  # a member that ends without a step announces none
+                self.ledger.set_schema(hello.schema)
+                if first:
+                    self._start_learner()
+        except SchemaError as error:
+            self._fault(_misfit(hello.member, error))
+            return
+        self._streams[hello.member, hello.attempt] = None
+        self.rooms.monitors.started(hello.member, hello.attempt, time.time())
+        record = self.state.active.get(hello.member)
+        if record is not None and record.state is MemberState.STARTING:
+            self._chronicle.record(
+                ev.MemberRunning(at=time.time(), member=hello.member, attempt=hello.attempt, steps_total=hello.steps_total)
+            )
+        self.rooms.reader.acknowledge(hello.member, hello.attempt, self.ledger.stored_steps(hello.member))
+
+    def _sound(self, sample: Sample) -> bool:
+        """False for what must not enter the archive; a monitor's alarm condemns its member."""
+        record = self.state.active.get(sample.member)
+        welcome = record is not None and record.state is MemberState.RUNNING and record.attempt == sample.attempt
+        if not welcome or sample.member in self._faults:
+            return False
+        alarm = self.rooms.monitors.see(sample, time.time())
+        if alarm is None:
+            return True
+        self._fault(alarm)
+        return sample.finite
+
+    def _fault(self, alarm: ev.MonitorAlarm) -> None:
+        """A member is condemned: the policy kills it, and nothing more of this attempt is taken in."""
+        if alarm.member not in self._faults:
+            self._faults[alarm.member] = alarm
+            self._chronicle.record(alarm)
+
+    def _store(self, batch: Sequence[Sample]) -> None:
+        schema = self.ledger.schema()
+        assert schema is not None
+        had = {s.member: self.ledger.stored_steps(s.member) for s in batch}
+        while batch:
+            try:
+                self._chronicle.fold(*self.ledger.store(batch, schema))
+                break
+            except SampleRefused as error:
+                self._fault(_misfit(error.member, error))
+                batch = [s for s in batch if s.member != error.member]
+        for key in {(s.member, s.attempt) for s in batch}:
+            self.rooms.reader.acknowledge(*key, self.ledger.stored_steps(key[0]))
+        if self.learner is not None:
+            self.learner.feed([s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)])
+
+    def _collect(self) -> None:
+        """Exits of members, slots that came or went, and answers of the learner become facts."""
+        if self.state.slots != self.rooms.launcher.slots:
+            self._chronicle.record(ev.CapacityChanged(at=time.time(), slots=self.rooms.launcher.slots))
+        for gone in self.rooms.launcher.poll():
+            self._exits[gone.member, gone.attempt] = (gone, time.monotonic())
+        self._settle()
+        if self.learner is None:
+            return
+        for answer in self.learner.answers():
+            self._asked.discard(type(answer.question))
+            self._learned(answer)
+
+    def _settle(self, final: bool = False) -> None:
+        """End every member whose process is gone and whose stream has run dry."""
+        for key, (gone, since) in list(self._exits.items()):
+            waiting = key in self._streams and self._streams[key] is None
+            if waiting and not final and time.monotonic() - since < STREAM_TAIL_S:
+                continue
+            del self._exits[key]
+            stream = self._streams.pop(key, None)
+            state, reason, cause = self._verdict(gone, stream)
+            if state in ("killed", "failed"):
+                step = record.steps if (record := self.state.active.get(gone.member)) is not None else 0
+                self.news.append((gone.member, state, reason, step))
+            self._chronicle.record(self._ended(gone.member, gone.attempt, state, reason, cause, gone.core_s, gone.wall_s))
+            if self.learner is not None and gone.member not in self.state.active:
+                self.learner.tell(Gone(gone.member, killed=state == "killed"))
+
+    def _verdict(self, gone: Exit, stream: End | Broken | None) -> tuple[str, str, str]:
+        """What became of an attempt: the state, the reason and the cause."""
+        record = self.state.active.get(gone.member)
+        if record is None or record.attempt != gone.attempt:
+            return "lost", "its attempt was over before", gone.cause.value
+        alarm = self._faults.get(gone.member)
+        if alarm is not None:
+            return ("failed" if alarm.fault else "killed"), alarm.reason, alarm.monitor
+        if gone.cause is ExitCause.DONE and record.kill and not (isinstance(stream, End) and stream.status == "done"):
+            return "killed", record.kill, "killed"
+        if gone.cause is ExitCause.DONE and record.steps == 0:
+            return "failed", "it ended well but streamed no time step", "no data"
+        if gone.cause is ExitCause.CANCELLED and self.state.ended and not record.kill:
+            return "lost", f"the study ended while it ran ({self.state.ended})", gone.cause.value
+        return self.rooms.classify(gone, record)
+
+    def _ended(
+        self, member: str, attempt: int, state: str, reason: str, cause: str, core_s: float = 0.0, wall_s: float = 0.0
+    ) -> ev.MemberEnded:
+        core_s, wall_s = (0.0 if not np.isfinite(v) else v for v in (core_s, wall_s))
+        self.rooms.monitors.forget(member, attempt)
+        return ev.MemberEnded(
+            at=time.time(), member=member, attempt=attempt, state=state, reason=reason, cause=cause, core_s=core_s, wall_s=wall_s
+        )
+
+    def _learned(self, answer: Answer) -> None:
+        now, result = time.time(), answer.result
+        match answer.question:
+            case Propose() as asked:
+                self._chosen(asked, result, answer.seconds)
+            case Judge():
+                active = self.state.active
+                self._chronicle.record(*[s for s in result if s.member in active])
+            case Measure():
+                self._measured(result, answer.question, answer.seconds)
+            case Save():
+                self._chronicle.record(ev.SnapshotWritten(at=now, name=answer.question.path.name, updates=self.state.updates))
+                self._seal()
+
+    def _seal(self) -> None:
+        """Move full segments into the archive beside the loop."""
+        if self._sealing is None or not self._sealing.is_alive():
+            self._sealing = threading.Thread(target=_seal_full_segments, args=(self.ledger,), name="alearn-seal")
+            self._sealing.start()
+
+    def _measured(self, m: Measured, asked: Measure, seconds: float) -> None:
+        now = time.time()
+        self._chronicle.record(
+            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds),
+            ev.Evaluated(
+                at=now,
+                simulated_steps=asked.simulated_steps,
+                members=asked.members,
+                error=m.error,
+                prequential=m.prequential,
+                calibration=m.calibration,
+            ),
+        )
+
+    def _steer(self) -> None:
+        """What the user wants: Ctrl-C, or a command dropped into the study's directory."""
+        now = time.time()
+        if self._interrupted():
+            self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="interrupted by the user"))
+            return
+        if now - self._steered_at < STEER_EVERY_S:
+            return
+        self._steered_at = now
+        for alarm in self.rooms.monitors.check(now):
+            self._fault(alarm)
+        for wish in commands(self._root):
+            record = self.state.active.get(wish.member or "")
+            if wish.command == "kill" and record is not None:
+                self._kill(do.Kill(record.id, record.attempt, "killed by the user"))
+            elif wish.command == "pause":
+                self._chronicle.record(ev.StudyPaused(at=now, reason="by the user"))
+            elif wish.command == "continue":
+                self._chronicle.record(ev.StudyContinued(at=now))
+            elif wish.command == "stop":
+                self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
+                return
+
+    # --- decisions go out ------------------------------------------------------------------------------------
+
+    def _act(self, decision: do.Decision) -> None:
+        now = time.time()
+        match decision:
+            case do.Launch(member=member):
+                self._launch(member)
+            case do.Kill():
+                self._kill(decision)
+            case do.Spare(member=member, reason=reason):
+                self._chronicle.record(ev.GhostSpared(at=now, member=member, step=self.state.active[member].steps, reason=reason))
+            case do.Requeue(member=member, reason=reason):
+                attempt = self.state.records[member].attempt
+                self._chronicle.record(ev.MemberRequeued(at=now, member=member, attempt=attempt, reason=reason))
+            case do.Withdraw(member=member, reason=reason):
+                self._chronicle.record(ev.MemberRescored(at=now, member=member, score=0.0, withdrawn=True, why=reason))
+            case do.Acquire():
+                self._acquire(decision)
+            case do.Refit() | do.Evaluate():
+                final = isinstance(decision, do.Refit) and decision.last
+                self._ask(Measure(self.state.steps, self.state.with_data, final))
+            case do.Checkpoint():
+                self._ask(Save(self.directory / "snapshots"))
+            case do.Pause(reason=reason):
+                self._chronicle.record(ev.StudyPaused(at=now, reason=reason))
+            case do.Stop(state=state, reason=reason):
+                self._chronicle.record(ev.StudyEnded(at=now, state=state, reason=reason))
+
+    def _ask(self, question: Propose | Judge | Measure | Save) -> None:
+        """Ask the learner, one question of a kind at a time."""
+        if self.learner is not None and type(question) not in self._asked:
+            self._asked.add(type(question))
+            self.learner.ask(question)
+
+    def _launch(self, member: str) -> None:
+        record = self.state.records[member]
+        attempt = record.attempt + 1
+        self._faults.pop(member, None)
+        job = self.rooms.job(member, attempt, record.parameters, self.directory)
+        self._chronicle.record(ev.MemberLaunched(at=time.time(), member=member, attempt=attempt))
+        try:
+            self.rooms.launcher.submit(job)
+        except LaunchError as error:
+            self._chronicle.record(self._ended(member, attempt, "failed", str(error), cause="launch"))
+
+    def _kill(self, kill: do.Kill) -> None:
+        self._chronicle.record(
+            ev.KillRequested(
+                at=time.time(),
+                member=kill.member,
+                attempt=kill.attempt,
+                reason=kill.reason,
+                saved_steps=kill.saved_steps,
+                fault=kill.fault,
+                cause=kill.cause,
+            )
+        )
+        self.rooms.reader.stop(kill.member, kill.attempt)
+        self.rooms.launcher.cancel(kill.member, kill.attempt)
+
+    def _acquire(self, wish: do.Acquire) -> None:
+        """The initial design comes from the space; later rounds from the acquisition, beside a Sobol hold-out."""
+        if wish.origin == "design" or self.learner is None:
+            x = self.rooms.design(wish.q, skip=self.state.queued_total)
+            self._queue(0, "design", [(p, "design", math.nan, "initial space-filling design (Sobol)") for p in x])
+            return
+        if Propose in self._asked:
+            return
+        pending = {r.id: (r.x, self._share(r)) for r in self.state.records.values() if r.state is not MemberState.LOST}
+        observed = {m: x for m, x in self._chronicle.atlas.with_data.items() if m not in pending}
+        q = wish.q - wish.holdout
+        if q:
+            self._holdout = wish.holdout
+            failed, created = tuple(self._chronicle.atlas.failed), self.state.queued_total
+            self._ask(Propose(self.state.rounds + 1, q, pending, observed, failed, created))
+        else:
+            self._queue(self.state.rounds + 1, "holdout", self._holdout_points(wish.holdout))
+
+    def _share(self, record: Record) -> float:
+        """The share of its trajectory that a member has streamed."""
+        return min(1.0, record.steps / max(1.0, self.state.length(record)))
+
+    def _chosen(self, asked: Propose, chosen: Selection, seconds: float) -> None:
+        """The learner's answer: queue its points and those of the hold-out stream."""
+        points = [(tuple(x), "acquisition", float(s), w) for x, s, w in zip(chosen.x, chosen.scores, chosen.reasons, strict=True)]
+        self._queue(asked.round, self.rooms.acquisition_name, [*points, *self._holdout_points(self._holdout)], seconds)
+        self._holdout = 0
+
+    def _holdout_points(self, n: int) -> list[Point]:
+        x = self.rooms.holdout(n, skip=self.state.origins["holdout"]) if n else []
+        return [(p, "holdout", math.nan, "Sobol hold-out beside the acquisition: an unbiased check") for p in x]
+
+    def _queue(self, number: int, how: str, points: Sequence[Point], seconds: float = 0.0) -> None:
+        now, first = time.time(), self.state.queued_total
+        parameters = self.rooms.space.from_unit(np.array([p[0] for p in points]))
+        self._chronicle.record(
+            ev.RoundDecided(at=now, round=number, q=len(points), acquisition=how, seconds=seconds),
+            *[
+                ev.MemberQueued(
+                    at=now, member=member_id(first + i), parameters=values, x=tuple(x), origin=origin, score=score, why=why, round=number
+                )
+                for i, ((x, origin, score, why), values) in enumerate(zip(points, parameters, strict=True))
+            ],
+        )
+        for i, point in enumerate(points):
+            if point[1] == "holdout" and self.learner is not None:
+                self.learner.tell(Hold(member_id(first + i)))
+
+    def _judge(self) -> None:
+        """Ask the learner what the running members could still teach."""
+        now = time.monotonic()
+        if not self.rooms.judging or not self.state.updates or now - self._judged_at < JUDGE_EVERY_S:
+            return
+        running = {
+            r.id: RunningMember(r.x, r.steps - 1, r.t, round(self.state.length(r)))
+            for r in self.state.active.values()
+            if r.state is MemberState.RUNNING and r.steps and not r.kill
+        }
+        if running:
+            self._judged_at = now
+            self._ask(Judge(running, self.state.seconds_per_step, self.state.startup_s))
+
+
+def _seal_full_segments(ledger: Ledger) -> None:
+    try:
+        ledger.seal(everything=False)
+    except LedgerError as error:
+        log.warning("The archive could not take a segment in, which stays where it is: %s", error)
+
+
+def _misfit(member: str, error: Exception) -> ev.MonitorAlarm:
+    return ev.MonitorAlarm(at=time.time(), member=member, monitor="schema", reason=str(error))

@@ -1,0 +1,213 @@
+"""From a configuration to rooms: the only place where a study's parts are made and connected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alearn import events as ev
+from alearn.acquisition.base import Acquisition
+from alearn.config import NO_SIMULATION, Config, PlugIn
+from alearn.controller import (
+    BudgetSpent,
+    ErrorGoal,
+    FailureBudget,
+    KeepSlotsFull,
+    Learn,
+    MonitorPanel,
+    Policy,
+    Retry,
+    Rounds,
+)
+from alearn.controller.member import Record
+from alearn.errors import ConfigError
+from alearn.launcher.base import Job, Launcher
+from alearn.registry import build
+from alearn.simulation.base import Simulation
+from alearn.simulators.reference import Reference, load_reference
+from alearn.space import Space
+from alearn.trainer import InlineTrainer
+from alearn.trainer.inline import device_of
+from alearn.transport.base import Reader
+from alearn.types import Exit, Parameters, Schema
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Everything one arm's loop connects."""
+
+    config: Config
+    arm: str
+    space: Space
+    simulation: Simulation
+    launcher: Launcher
+    reader: Reader
+    acquisition: Acquisition
+    policy: Policy
+    reference: Reference | None
+    monitors: MonitorPanel
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def acquisition_name(self) -> str:
+        return self.config.acquisition.name
+
+    @property
+    def judging(self) -> bool:
+        """Whether the kill policy needs running members to be scored."""
+        return self.config.kill.name != "never"
+
+    def started(self, now: float) -> ev.StudyStarted:
+        """The study's first event."""
+        c = self.config
+        return ev.StudyStarted(at=now, study=c.study, arm=self.arm, seed=c.seed, budget=c.budget.limits())
+
+    def design(self, n: int, skip: int) -> Sequence[tuple[float, ...]]:
+        """The next ``n`` points of the initial Sobol design."""
+        return [tuple(row) for row in self.space.sobol(n, seed=self.seed, skip=skip).tolist()]
+
+    def holdout(self, n: int, skip: int) -> Sequence[tuple[float, ...]]:
+        """The next ``n`` points of the Sobol stream beside the acquisition (a sequence of its own)."""
+        return [tuple(row) for row in self.space.sobol(n, seed=self.seed + 7919, skip=skip).tolist()]
+
+    def classify(self, gone: Exit, record: Record) -> tuple[str, str, str]:
+        """How an attempt's end counts: state, reason, cause."""
+        retry = self.policy.failure
+        assert isinstance(retry, Retry)
+        state, reason, cause = retry.classify(gone, record)
+        return state.value, reason, cause
+
+    def job(self, member: str, attempt: int, parameters: Parameters, directory: Path) -> Job:
+        """One attempt, ready for the launcher."""
+        command = self.simulation.command(parameters)
+        stream = {
+            "ALEARN_MEMBER": member,
+            "ALEARN_ATTEMPT": str(attempt),
+            "ALEARN_PARAMETERS": json.dumps(dict(parameters)),
+        }
+        env = {**command.env, **stream, **self.reader.address(member, attempt)}
+        return Job(member=member, attempt=attempt, argv=command.argv, directory=directory / "members" / member / str(attempt), env=env)
+
+    def make_trainer(self, schema: Schema) -> InlineTrainer:
+        """The trainer, once the first hello has told what a step carries."""
+        c = self.config
+        trainer: InlineTrainer = build(
+            "trainer",
+            c.trainer.name,
+            c.trainer.options,
+            space=self.space,
+            schema=schema,
+            surrogate=c.surrogate.name,
+            surrogate_options=c.surrogate.options,
+            buffer=c.buffer.name,
+            buffer_options=c.buffer.options,
+            outputs=c.outputs,
+            over_t=c.t_is_input is not False,
+            seed=c.seed,
+        )
+        return trainer
+
+
+def check(config: Config) -> None:
+    """Find what is wrong with a configuration before anything is started.
+
+    Raises:
+        ConfigError: one sentence.
+    """
+    space = Space.from_config(config.space)
+    if config.simulation is None:
+        raise ConfigError(NO_SIMULATION)
+    make_simulation(config).check(space.names)
+    find_reference(config, space)
+    _build("acquisition", config.acquisition, seed=config.seed)
+    make_monitors(config)
+    device_of(str(config.trainer.options.get("device", "auto")))
+    for room in ("kill", "buffer"):
+        _build(room, getattr(config, room), seed=config.seed)
+    d = space.d + 1
+    _build("surrogate", config.surrogate, d=d, m=1, over_t=True, seed=config.seed)
+
+
+def make_simulation(config: Config) -> Any:
+    """The user's simulation as the configuration names it; None if it names none."""
+    return None if config.simulation is None else _build("simulation", config.simulation)
+
+
+def assemble(config: Config, arm: str) -> Rooms:
+    """Make the rooms of one arm.
+
+    Args:
+        config: the arm's configuration.
+        arm: "active" or "control".
+
+    Raises:
+        ConfigError: something cannot be made; nothing was started.
+    """
+    space = Space.from_config(config.space)
+    return Rooms(
+        config=config,
+        arm=arm,
+        space=space,
+        simulation=make_simulation(config),
+        acquisition=_build("acquisition", config.acquisition, seed=config.seed),
+        policy=make_policy(config),
+        reference=find_reference(config, space),
+        monitors=make_monitors(config),
+        launcher=_build("launcher", config.launcher, carrier={"name": config.transport.name, **config.transport.options}),
+        reader=_build("transport", config.transport),
+    )
+
+
+def make_policy(config: Config) -> Policy:
+    """The controller's policy."""
+    goal = config.goal
+    stop: list[Any] = [BudgetSpent(), FailureBudget(share=config.failure.budget)]
+    if goal.metric is not None and goal.below is not None:
+        source = "error" if config.reference else "prequential"
+        stop.append(ErrorGoal(metric=goal.metric, threshold=goal.below, source=source))
+    q = config.design.batch
+    return Policy(
+        launch=KeepSlotsFull(),
+        kill=_build("kill", config.kill),
+        acquire=Rounds(design=config.initial, q=q, low_water=min(2, q), holdout=config.design.holdout),
+        learn=Learn(members=q),
+        stop=stop,
+        failure=Retry(max_attempts=config.failure.attempts),
+    )
+
+
+def make_monitors(config: Config) -> MonitorPanel:
+    """What watches the members' streams."""
+
+    def factory(name: str) -> Callable[[], Any]:
+        build("monitor", name, config.monitors[name])  # a wrong option is told now
+        return lambda: build("monitor", name, config.monitors[name])
+
+    return MonitorPanel({name: factory(name) for name in config.monitors})
+
+
+def _build(room: str, choice: PlugIn, **given: Any) -> Any:
+    return build(room, choice.name, choice.options, **given)
+
+
+def find_reference(config: Config, space: Space) -> Reference | None:
+    """The fixed test set, or None.
+
+    Raises:
+        ConfigError: it is not there, or is over other parameters.
+    """
+    if config.reference is None:
+        return None
+    reference = Reference.read(config.reference) if config.reference.endswith(".npz") else load_reference(config.reference)
+    if set(reference.names) != set(space.names):
+        raise ConfigError(
+            f"The reference '{config.reference}' is over {sorted(reference.names)}, but the space has {sorted(space.names)}; "
+            "set reference=null or give one over the same parameters."
+        )
+    return reference

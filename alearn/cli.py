@@ -1,0 +1,275 @@
+"""The command line. Each command imports only what it needs, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from alearn.errors import AlearnError, ConfigError, UnknownName
+
+USAGE = """alearn: train a surrogate of an expensive simulation while the simulation runs.
+
+  alearn demo                     the main job: learn Gray-Scott while it is simulated
+  alearn run [OVERRIDES]          run a study; everything Hydra can do works:
+                                    alearn run experiment=gray_scott seed=3 budget.members=40
+                                    alearn run simulation=python simulation.target=my.py:f space='{a: [0, 1]}'
+                                    alearn run --multirun surrogate=ensemble,gp ...   alearn run --cfg job
+  alearn submit DIR [OVERRIDES]   run the study in Slurm jobs of its own, one after the other until it is done
+                                    (--time, --partition, --cores, …; --dry prints the script)
+  alearn resume DIR               go on with a study that was stopped or killed
+  alearn status DIR [--json]      where a study stands
+  alearn watch DIR                the same, until it ends
+  alearn report DIR               write report.html again, from what is stored
+  alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
+  alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
+  alearn verify DIR               check every checksum of ledger and archive
+  alearn kill DIR MEMBER          kill one member of a running study
+  alearn pause|continue|stop DIR  steer a running study
+  alearn plan DIR --nodes 10,100  what the study would take on other machines
+  alearn plugins [ROOM]           what can be chosen
+  alearn doctor                   what this machine has and lacks
+
+A study directory holds config.yaml, ledger.sqlite, archive.bp, snapshots/, maps.npz and report.html.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one sentence and exit 2 on errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See alearn --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 fine, 1 the study failed, 2 wrong input, 130 interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        from alearn import __version__
+
+        print(f"alearn {__version__}")
+        return 0
+    try:
+        command = COMMANDS.get(words[0])
+        if command is None:
+            close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            hint = f"Did you mean 'alearn {close[0]}'? " if close else ""
+            raise ConfigError(f"There is no command '{words[0]}'. {hint}Valid: {', '.join(COMMANDS)}.")
+        return command(words[1:])
+    except ConfigError as error:
+        print(f"alearn: {error}", file=sys.stderr)
+        return 2
+    except AlearnError as error:
+        print(f"alearn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("alearn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush finds a sink
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    from alearn.config import Config, launch
+
+    def job(config: Config, directory: Path) -> int:
+        if config.view != "quiet":
+            where = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else directory
+            print(f"study {config.study} in {where} (torch takes a few seconds to load)", flush=True)
+        from alearn.study import Study
+
+        try:
+            return Study.from_config(config, directory).run().exit_code
+        except ConfigError:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # nothing was started: an empty folder would only puzzle
+            raise
+
+    return launch(words, job)
+
+
+def _submit(words: list[str]) -> int:
+    parser = _Parser(prog="alearn submit", description="Run a study in Slurm jobs of its own, one after the other until it is done.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the study's directory; one that holds a study is resumed")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for alearn run")
+    parser.add_argument("--dry", action="store_true", help="print the batch script; submit nothing")
+    for name in ("time", "partition", "account", "qos"):
+        parser.add_argument(f"--{name}", default="", help="as for sbatch")
+    parser.add_argument("--nodes", type=int, default=1, help="more than one is for launcher.mode=step")
+    parser.add_argument("--cores", type=int, default=1, help="on each node")
+    parser.add_argument("--memory-mb", type=int, help="on each node")
+    parser.add_argument("--gpus", type=int, default=0, help="on each node")
+    parser.add_argument("--drain-s", type=int, default=120, help="seconds before the time limit at which the study stops (120)")
+    parser.add_argument("--resubmits", type=int, default=100, help="how many jobs may follow the first (100)")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION", help="a further option: --sbatch=--constraint=x")
+    options = vars(parser.parse_intermixed_args(words))
+    directory, overrides, dry, extra = (options.pop(name) for name in ("directory", "overrides", "dry", "sbatch"))
+    from alearn.launcher.submit import SubmitOptions, submission, submit
+
+    if (directory / "ledger.sqlite").exists():
+        if overrides:
+            raise ConfigError(f"{directory} holds a study, which is resumed as it was configured; leave out {' '.join(overrides)}.")
+    else:  # a wrong override is told now, and not by a job tomorrow
+        from alearn.config import Config, compose
+
+        Config.from_mapping(compose(overrides))
+    script = submission(directory, overrides, SubmitOptions(**options, extra=tuple(extra)))
+    if dry:
+        print(script, end="")
+        return 0
+    print(f"job {submit(directory, script)} submitted; follow it by: alearn watch {directory}")
+    return 0
+
+
+def _demo(words: list[str]) -> int:
+    return _run(["experiment=gray_scott", *words])
+
+
+def _directory(name: str, prog: str, words: list[str], *flags: str) -> argparse.Namespace:
+    parser = _Parser(prog=f"alearn {prog}", description=name)
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_args(words)
+
+
+def _resume(words: list[str]) -> int:
+    args = _directory("Go on with a study that was stopped or killed.", "resume", words)
+    from alearn.study import Study
+
+    return Study.resume(args.directory).run().exit_code
+
+
+def _status(words: list[str]) -> int:
+    args = _directory("Where a study stands.", "status", words, "--json", "--verify")
+    from alearn.report.status import read_status, render_status
+
+    status = read_status(args.directory)
+    print(status.to_json() if args.json else render_status(status))
+    if not args.json and status.state == "running":
+        from alearn.ledger.lock import has_writer
+
+        if not any(has_writer(arm) for arm in (args.directory, args.directory / "control")):
+            print(f"  its controller is gone; `alearn resume {args.directory}` goes on from there")
+    return _verify([str(args.directory)]) if args.verify else 0
+
+
+def _watch(words: list[str]) -> int:
+    args = _directory("Show a study until it ends.", "watch", words)
+    from alearn.watch import watch
+
+    watch(args.directory)
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    args = _directory("Write report.html again, from what is stored.", "report", words)
+    from alearn.study import Study
+
+    print(Study.open(args.directory).report())
+    return 0
+
+
+def _verify(words: list[str]) -> int:
+    args = _directory("Check every checksum of ledger and archive.", "verify", words)
+    from alearn.ledger import Ledger
+
+    arms = [args.directory, *([args.directory / "control"] if (args.directory / "control").is_dir() else [])]
+    sound = True
+    for arm in arms:
+        ledger = Ledger.open(arm, readonly=True)
+        problems = ledger.verify()
+        ledger.close()
+        for problem in problems:
+            print(f"{arm}: {problem}", file=sys.stderr)
+        sound = sound and not problems
+    if sound:
+        print(f"{args.directory}: every checksum matches; events, members, samples and data agree.")
+    return 0 if sound else 1
+
+
+def _predict(words: list[str]) -> int:
+    parser = _Parser(prog="alearn predict", description="The surrogate's mean and standard deviation.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value (once for each)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a column for each parameter")
+    parser.add_argument("--t", type=float, action="append", metavar="T", help="only this simulation time (may be repeated)")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    args = parser.parse_args(words)
+    from alearn.predict import predict_command
+
+    return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json)
+
+
+def _plan(words: list[str]) -> int:
+    from alearn.plan import plan_command
+
+    return plan_command(words)
+
+
+def _plugins(words: list[str]) -> int:
+    from alearn.registry import ROOMS, plugins
+
+    parser = _Parser(prog="alearn plugins", description="What can be chosen.")
+    parser.add_argument("room", nargs="?")
+    room = parser.parse_args(words).room
+    if room is not None and room not in ROOMS:
+        raise UnknownName("room", room, ROOMS)
+    for name in [room] if room else ROOMS:
+        for plugin, entry in sorted(plugins(name).items()):
+            print(f"{name:<12} {plugin:<16} {entry.value}")
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    _Parser(prog="alearn doctor", description="What this machine has and lacks.").parse_args(words)
+    from alearn.doctor import doctor
+
+    return doctor()
+
+
+def _steer(command: str) -> Callable[[list[str]], int]:
+    def steer(words: list[str]) -> int:
+        parser = _Parser(prog=f"alearn {command}", description="Steer a running study.")
+        parser.add_argument("directory", type=Path, metavar="DIR")
+        if command == "kill":
+            parser.add_argument("member", metavar="MEMBER")
+        args = parser.parse_args(words)
+        from alearn.steering import request
+
+        print(request(args.directory, command, args.member if command == "kill" else None))
+        return 0
+
+    return steer
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "demo": _demo,
+    "run": _run,
+    "submit": _submit,
+    "resume": _resume,
+    "status": _status,
+    "watch": _watch,
+    "report": _report,
+    "predict": _predict,
+    "verify": _verify,
+    "kill": _steer("kill"),
+    "pause": _steer("pause"),
+    "continue": _steer("continue"),
+    "stop": _steer("stop"),
+    "plan": _plan,
+    "plugins": _plugins,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""The learner: trainer and acquisition in a thread of their own, so that the study's loop never waits for them.
+
+The loop feeds it samples and asks it questions; between these it trains. Answers come back in order. torch
+releases the interpreter while it computes, so streams, kills and launches go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alearn.acquisition.base import Acquisition, Context, PoolFunction, Selection
+from alearn.errors import AlearnError, DeadlineExceeded, StudyFailed
+from alearn.simulators.reference import Reference
+from alearn.space import Space
+from alearn.surrogate import save_snapshot
+from alearn.trainer import InlineTrainer
+from alearn.types import Floats, Sample
+
+log = logging.getLogger(__name__)
+
+QUICK_TIMES = 16
+"""Times at which test members are compared while the study runs; the last measurement takes them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMember:
+    """What the learner needs of a member to judge it: the point, the last stored step and its time, steps expected."""
+
+    x: tuple[float, ...]
+    step: int
+    t: float
+    steps_expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Choose ``q`` points. ``pending`` maps members without all their data to (point, share already streamed);
+    ``created`` counts the members made so far."""
+
+    round: int
+    q: int
+    pending: Mapping[str, tuple[tuple[float, ...], float]]
+    observed: Mapping[str, tuple[float, ...]]
+    failed: Sequence[tuple[float, ...]] = ()
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Score running members for the kill policy."""
+
+    members: Mapping[str, RunningMember]
+    seconds_per_step: float
+    startup_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Recalibrate and evaluate. ``final`` trains to convergence first."""
+
+    simulated_steps: int
+    members: int
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write a snapshot under this path."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A member streams no more."""
+
+    member: str
+    killed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep this member out of the training until it is complete: an honest test."""
+
+    member: str
+
+
+Question = Propose | Judge | Measure | Save
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``result`` is a Selection for Propose, a list of scores for Judge, a ``Measured`` for Measure, a path for Save."""
+
+    question: Question
+    result: Any
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The outcome of ``Measure``."""
+
+    error: Mapping[str, float]
+    prequential: Mapping[str, float]
+    calibration: Mapping[str, float]
+    updates: int
+    samples: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """The learner's pulse, for the live view."""
+
+    updates: int = 0
+    samples: int = 0
+    buffer: int = 0
+    busy_s: float = 0.0
+    doing: str = "idle"
+    alive_at: float = field(default_factory=time.time)
+
+
+class Learner:
+    """Runs a trainer and an acquisition in one thread.
+
+    Args:
+        trainer: made by the study once the schema is known.
+        acquisition: chooses points.
+        space: the parameter space.
+        reference: the fixed test set, or None.
+        seed: for the acquisition's generator.
+    """
+
+    def __init__(
+        self, trainer: InlineTrainer, acquisition: Acquisition, space: Space, reference: Reference | None = None, seed: int = 0
+    ) -> None:
+        self.trainer = trainer
+        self._acquisition = acquisition
+        self._space = space
+        self._reference = reference
+        self._generator = torch.Generator().manual_seed(seed)
+        self._inbox: queue.SimpleQueue[list[Sample] | Gone | Hold | Question | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self._best_std = math.nan
+        self._busy_s = 0.0
+        self._doing = "idle"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alearn-learner", daemon=True)
+        self._thread.start()
+
+    def feed(self, samples: list[Sample]) -> None:
+        """Hand over stored samples; returns at once."""
+        if samples:
+            self._inbox.put(samples)
+
+    def tell(self, fact: Gone | Hold) -> None:
+        """A fact about a member; in order with what is fed."""
+        self._inbox.put(fact)
+
+    def ask(self, question: Question) -> None:
+        """Ask; the answer comes by ``answers``."""
+        self._inbox.put(question)
+
+    def answers(self) -> list[Answer]:
+        """The answers since the last call.
+
+        Raises:
+            StudyFailed: the learner broke; the cause is chained.
+        """
+        found: list[Answer] = []
+        while True:
+            try:
+                answer = self._answers.get_nowait()
+            except queue.Empty:
+                return found
+            if isinstance(answer, BaseException):
+                raise StudyFailed(f"The learner failed while {self._doing}: {type(answer).__name__}: {answer}") from answer
+            found.append(answer)
+
+    def wait(self, question: Question, deadline_s: float) -> Any:
+        """Ask and wait for the answer (used at the start and the end of a study, never inside the loop).
+
+        Raises:
+            DeadlineExceeded: the learner did not answer in time.
+            StudyFailed: the learner broke.
+        """
+        self.ask(question)
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            for answer in self.answers():
+                if answer.question is question:
+                    return answer.result
+            time.sleep(0.01)
+        raise DeadlineExceeded(f"The learner did not answer '{type(question).__name__}' within {deadline_s:.0f} s; it is {self._doing}.")
+
+    def vitals(self) -> Vitals:
+        """How it is, without waiting."""
+        t = self.trainer
+        return Vitals(t.updates, t.samples, t.buffered, self._busy_s, self._doing)
+
+    def close(self) -> None:
+        """Stop the thread after what it is doing now."""
+        self._stop.set()
+        self._inbox.put(None)
+        self._thread.join(timeout=20)
+
+    # --- inside the thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        torch.set_num_threads(max(1, self.trainer.threads))
+        try:
+            while not self._stop.is_set():
+                worked = self._read_inbox()
+                self._doing = "training"
+                began = time.monotonic()
+                if self.trainer.work(0.05):
+                    self._busy_s += time.monotonic() - began
+                elif not worked:
+                    self._doing = "idle"
+                    self._handle(self._inbox.get())
+        except BaseException as error:
+            log.exception("the learner failed")
+            self._answers.put(error)
+
+    def _read_inbox(self) -> bool:
+        worked = False
+        while True:
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                return worked
+            self._handle(item)
+            worked = True
+
+    def _handle(self, item: list[Sample] | Gone | Hold | Question | None) -> None:
+        began = time.monotonic()
+        if item is None:
+            return
+        if isinstance(item, Gone):
+            self.trainer.ended(item.member, item.killed)
+        elif isinstance(item, Hold):
+            self.trainer.hold(item.member)
+        elif isinstance(item, list):
+            self._doing = "taking samples in"
+            self.trainer.add(item)
+        else:
+            self._doing = {Propose: "choosing points", Judge: "judging members", Measure: "measuring", Save: "saving"}[type(item)]
+            result = self._answer(item)
+            self._answers.put(Answer(item, result, time.monotonic() - began))
+        self._busy_s += time.monotonic() - began
+
+    def _answer(self, question: Question) -> Any:
+        match question:
+            case Propose():
+                return self._propose(question)
+            case Judge():
+                return self._judge(question)
+            case Measure():
+                return self._measure(question)
+            case Save():
+                return self._save(question.path)
+
+    def _save(self, directory: Path) -> Path:
+        """The learner's whole state, and the surrogate by itself with what it is about."""
+        self.trainer.snapshot(directory)
+        features = self.trainer.features
+        units = {f.name: f.unit for f in features.schema.fields}
+        save_snapshot(
+            directory / "surrogate.pt",
+            self.trainer.surrogate,
+            name=self.trainer.surrogate_name,
+            space=self._space,
+            schema=features.schema,
+            outputs=features.outputs,
+            extra={"t": self.trainer.times.tolist(), "units": units, "samples": self.trainer.samples, "updates": self.trainer.updates},
+        )
+        return directory
+
+    def _propose(self, question: Propose) -> Selection:
+        d = self._space.d
+        observed = np.array(list(question.observed.values()), dtype=float).reshape(-1, d)
+        pending = np.array([x for x, _ in question.pending.values()], dtype=float).reshape(-1, d)
+        progress = np.array([share for _, share in question.pending.values()], dtype=float)
+        context = Context(
+            X=torch.as_tensor(observed),
+            pending=torch.as_tensor(pending),
+            progress=torch.as_tensor(progress),
+            generator=self._generator,
+            round=question.round,
+            created=question.created,
+            residuals=torch.as_tensor(self.trainer.residuals(list(question.observed))),
+            feasible=_feasibility(observed, np.array(question.failed, dtype=float).reshape(-1, d)),
+        )
+        selection = self._acquisition.select(self.trainer.parameter_model(), self._space, question.q, context)
+        if len(selection.x) == 0:
+            raise AlearnError("The acquisition returned no point; it must return as many as it is asked for.")
+        self._best_std = float(self.trainer.trajectory_std(np.asarray(selection.x)).max())
+        return selection
+
+    def _judge(self, question: Judge) -> list[Any]:
+        if not math.isfinite(self._best_std):
+            probe: Floats = self._space.sobol(256, seed=0)
+            self._best_std = float(self.trainer.trajectory_std(probe).max())
+        return self.trainer.member_scores(
+            {m: (r.x, r.step, r.t, r.steps_expected) for m, r in question.members.items()},
+            best_std=self._best_std,
+            seconds_per_step=question.seconds_per_step,
+            startup_s=question.startup_s,
+        )
+
+    def _measure(self, question: Measure) -> Measured:
+        if question.final:
+            self.trainer.final_fit()
+        else:
+            self.trainer.refit()
+        self._best_std = math.nan
+        reference = self._reference
+        if reference is not None and not question.final:
+            reference = reference.thinned(QUICK_TIMES)
+        error, calibration = self.trainer.evaluate(reference)
+        return Measured(error, self.trainer.prequential(), calibration, self.trainer.updates, self.trainer.samples, self.trainer.loss)
+
+
+def _feasibility(ok: Floats, failed: Floats) -> PoolFunction | None:
+    """The share of the nearest members that succeeded, distance-weighted; None while nothing failed."""
+    if len(failed) == 0:
+        return None
+    points = torch.as_tensor(np.concatenate([ok, failed]))
+    outcome = torch.cat([torch.ones(len(ok)), torch.zeros(len(failed))]).double()
+
+    def probability(X: torch.Tensor) -> torch.Tensor:
+        k = min(5, len(points))
+        distance, index = torch.cdist(X.double(), points).topk(k, largest=False)
+        weight = 1.0 / (distance + 0.02)
+        near = (weight * outcome[index]).sum(-1) / weight.sum(-1)
+        return (0.02 + 0.98 * near).clamp(0.02, 1.0)
+
+    return probability

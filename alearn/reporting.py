@@ -1,0 +1,289 @@
+"""From a study's directory to its report: reads ledger, archive and snapshot, and draws nothing itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alearn import events as ev
+from alearn.assembly import find_reference
+from alearn.config import Config, config_directory
+from alearn.controller import fold
+from alearn.errors import AlearnError
+from alearn.ledger import Ledger, open_archive
+from alearn.outcome import status_of, versions
+from alearn.predict import Loaded, open_surrogate
+from alearn.report.data import ArmData, Calibration, ReportData, Snapshot2D, Trajectory, audit_kills
+from alearn.report.maps import Axis, Maps, build_maps, save_maps
+from alearn.report.verdict import judge, kill_sentences
+from alearn.space import Space
+from alearn.types import Floats, Member, MemberState, Schema
+
+if TYPE_CHECKING:
+    from alearn.simulators.reference import Reference
+
+LEVELS = np.arange(0.05, 1.0, 0.05)
+SHOWN_MEMBERS = 8
+LOOKED_AT = 64
+ERROR_NAME = "error (RMS over the trajectory, in units of each output's standard deviation over the test set)"
+
+
+def write_report_of(directory: Path, config: Config) -> Path:
+    """Write maps.npz and report.html of a study; returns the page's path."""
+    from alearn.report.html import write_report
+
+    data = report_data(directory, config)
+    for arm, folder in zip(data.arms, (directory, directory / "control"), strict=False):
+        if arm.maps is not None:
+            save_maps(folder / "maps.npz", arm.maps)
+    return write_report(directory, data)
+
+
+def closing_lines(directory: Path, config: Config) -> list[str]:
+    """The last words of a run: who won by how much, and what the kills saved."""
+    active = arm_data(directory, config, "active", light=True)
+    folder = directory / "control"
+    control = arm_data(folder, config.control_arm(), "control", light=True) if (folder / "ledger.sqlite").exists() else None
+    verdict = judge(active, control)
+    return [verdict.headline, *verdict.sentences, *kill_sentences(active.kills), *failure_sentences(active.members)]
+
+
+def failure_sentences(members: Sequence[Member]) -> list[str]:
+    """How many members failed and why most of them did; none if none did."""
+    failed = [m for m in members if m.state is MemberState.FAILED]
+    if not failed:
+        return []
+    reason, often = Counter(m.reason for m in failed).most_common(1)[0]
+    launched = sum(m.attempt > 0 for m in members)
+    return [f"{len(failed)} of {launched} members failed; most often ({often}): {reason}"]
+
+
+def report_data(directory: Path, config: Config) -> ReportData:
+    """Everything that the page shows."""
+    folder = directory / "control"
+    active = arm_data(directory, config, "active")
+    control = arm_data(folder, config.control_arm(), "control") if (folder / "ledger.sqlite").exists() else None
+    ledger = Ledger.open(directory, readonly=True)
+    try:
+        members = [m for m in active.members if m.steps > 0 and m.state in (MemberState.DONE, MemberState.KILLED)]
+        trajectories = _trajectories(ledger, members, _surrogate(directory))
+        fields = _fields(directory, ledger.schema(), members)
+    finally:
+        ledger.close()
+    last = active.status
+    return ReportData(
+        study=config.study,
+        active=active,
+        control=control,
+        state=last.state if last is not None else "",
+        reason=active_reason(directory),
+        simulation=_simulation(config),
+        surrogate=config.surrogate.name,
+        error_name=ERROR_NAME,
+        trajectories=trajectories,
+        fields=fields,
+        config=(directory / "config.yaml").read_text() if (directory / "config.yaml").exists() else "",
+        versions=versions(),
+        reproduce=_reproduce(directory, config),
+        seed=config.seed,
+        created_at=time.time(),
+    )
+
+
+def arm_data(directory: Path, config: Config, name: str, light: bool = False) -> ArmData:
+    """One arm as the report needs it; ``light`` leaves out what the closing lines do not say."""
+    ledger = Ledger.open(directory, readonly=True)
+    try:
+        events = [event for _, event in ledger.events()]
+        members = ledger.members()
+    finally:
+        ledger.close()
+    state = fold(events)
+    evaluations = [e for e in events if isinstance(e, ev.Evaluated)]
+    loaded = None if light else _surrogate(directory)
+    reference = None if light else find_reference(config, Space.from_config(config.space))
+    tested = None if loaded is None or reference is None else _tested(loaded, reference)
+    maps = None if light else _maps(config, members, loaded, tested)
+    return ArmData(
+        name=name,
+        acquisition="Sobol" if config.acquisition.name == "sobol" else config.acquisition.name,
+        members=members,
+        evaluations=evaluations,
+        status=status_of(state),
+        maps=maps,
+        calibration=None if tested is None else _calibration(tested),
+        kills=audit_kills(events),
+        started_at=state.started_at,
+        ended_at=state.at,
+    )
+
+
+def active_reason(directory: Path) -> str:
+    """Why the study ended, in words; "" while it runs."""
+    ledger = Ledger.open(directory, readonly=True)
+    try:
+        ends = [e for _, e in ledger.events() if isinstance(e, ev.StudyEnded)]
+    finally:
+        ledger.close()
+    return ends[-1].reason if ends else ""
+
+
+def _surrogate(directory: Path) -> Loaded | None:
+    try:
+        return open_surrogate(directory)
+    except AlearnError:
+        return None
+
+
+def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, tested: Tested | None) -> Maps | None:
+    space = Space.from_config(config.space)
+    axes = _axes(space)
+    if axes is None:
+        return None
+    shown = [m for m in members if m.steps]
+    points = np.array([m.x for m in shown], dtype=np.float64).reshape(len(shown), space.d)
+    return build_maps(
+        axes,
+        points,
+        [str(m.state.value) for m in shown],
+        uncertainty=None if loaded is None else lambda x: uncertainty(loaded, x),
+        test=None if tested is None else tested.x,
+        test_error=None if tested is None else tested.errors(),
+    )
+
+
+def uncertainty(loaded: Loaded, x: Floats, times: int = 6) -> Floats:
+    """Root mean predicted variance over the trajectory and the outputs, each in units of its standard deviation, ``N``."""
+    t = loaded.t[np.unique(np.linspace(0, len(loaded.t) - 1, min(times, len(loaded.t))).round().astype(int))]
+    _, std = loaded.predict(np.asarray(x, dtype=np.float64), t)
+    scale = loaded.surrogate.output_scale.double().numpy()
+    out: Floats = np.sqrt(((std / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=(1, 2)))
+    return out
+
+
+def _axes(space: Space) -> list[Axis] | None:
+    """One axis for each column of the unit cube; None if a parameter has several columns."""
+    if space.d != len(space.names):
+        return None
+    axes = []
+    for name in space.names:
+        spec = space[name].to_config()
+        labels = tuple(str(v) for v in spec.get("ordinal", spec.get("choices", ())))
+        low, high = (0.0, 1.0) if labels else (float(spec["low"]), float(spec["high"]))
+        axes.append(Axis(name, low, high, space.units.get(name, ""), spec.get("scale") == "log", labels))
+    return axes
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """The test members: unit-cube points ``N x d``; prediction, standard deviation and truth, each ``N x T x m``."""
+
+    x: Floats
+    mean: Floats
+    std: Floats
+    truth: Floats
+
+    def errors(self) -> Floats:
+        """Root mean square error of each member, in units of the outputs' standard deviations, ``N``."""
+        scale = self.truth.std(axis=(0, 1))
+        out: Floats = np.sqrt((((self.mean - self.truth) / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=(1, 2)))
+        return out
+
+
+def _tested(loaded: Loaded, reference: Reference) -> Tested:
+    shared = [n for n in reference.outputs if n in loaded.outputs]
+    x = loaded.space.to_unit(reference.parameters)
+    mean, std = loaded.predict(x, reference.t)
+    mine = [loaded.outputs.index(n) for n in shared]
+    truth = np.asarray(reference.values, dtype=np.float64)[:, :, [reference.outputs.index(n) for n in shared]]
+    return Tested(x, mean[:, :, mine], std[:, :, mine], truth)
+
+
+def _calibration(tested: Tested) -> Calibration:
+    from scipy.special import erfinv
+
+    z = np.abs(tested.mean - tested.truth) / np.maximum(tested.std, 1e-300)
+    inside = np.array([(z <= np.sqrt(2.0) * erfinv(level)).mean() for level in LEVELS])
+    return Calibration(LEVELS, inside, z.size)
+
+
+def _trajectories(ledger: Ledger, members: list[Member], loaded: Loaded | None) -> list[Trajectory]:
+    """What a few members streamed, beside the prediction."""
+    schema = ledger.schema()
+    chosen = _spread(members, 5)
+    if schema is None or not chosen:
+        return []
+    units = {f.name: f.unit for f in schema.fields}
+    outputs = [n for n in (loaded.outputs if loaded is not None else schema.scalars) if n in schema.scalars]
+    samples: dict[str, list[tuple[float, dict[str, float]]]] = {m.id: [] for m in chosen}
+    for sample in ledger.samples(members=[m.id for m in chosen], fields=outputs):
+        samples[sample.member].append((sample.t, {n: float(sample.values[n]) for n in outputs}))
+    found = []
+    for member in chosen:
+        t = np.array([at for at, _ in samples[member.id]])
+        mean, std = loaded.predict(np.array([member.x]), t) if loaded is not None else (None, None)
+        for output in outputs:
+            k = loaded.outputs.index(output) if loaded is not None else 0
+            found.append(
+                Trajectory(
+                    label=member.id,
+                    output=output,
+                    t=t,
+                    values=np.array([v[output] for _, v in samples[member.id]]),
+                    unit=units[output],
+                    predicted_t=None if mean is None else t[: mean.shape[1]],
+                    predicted=None if mean is None else mean[0, :, k],
+                    std=None if std is None else std[0, :, k],
+                )
+            )
+    return found
+
+
+def _fields(directory: Path, schema: Schema | None, members: list[Member]) -> list[Snapshot2D]:
+    """The last field of the members in which it varies most."""
+    pictured = [f for f in schema.fields if len(f.shape) in (1, 2) and f.nbytes <= 2**20][:1] if schema is not None else []
+    if not pictured or not members:
+        return []
+    field = pictured[0]
+    found = []
+    with open_archive(directory) as dataset:
+        for member in _spread(members, LOOKED_AT):
+            frame = np.asarray(dataset[field.name].sel(member=member.id).isel(step=member.steps - 1).values)
+            where = ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in member.parameters.items())
+            found.append((float(np.nanstd(frame)), Snapshot2D(f"{member.id}: {where}", field.name, frame, field.unit)))
+    found.sort(key=lambda pair: -pair[0])
+    return [picture for _, picture in found[:SHOWN_MEMBERS]]
+
+
+def _spread(members: list[Member], n: int) -> list[Member]:
+    """Up to ``n`` members far from one another: each next one is the farthest from those chosen."""
+    if len(members) <= n:
+        return members
+    x = np.array([m.x for m in members])
+    chosen = [0]
+    distance = np.linalg.norm(x - x[0], axis=1)
+    while len(chosen) < n:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(x - x[chosen[-1]], axis=1))
+    return [members[i] for i in sorted(chosen)]
+
+
+def _simulation(config: Config) -> str:
+    if config.simulation is None:
+        return "run by the user (ask and tell)"
+    options = config.simulation.options
+    argv = options.get("argv")
+    return " ".join(map(str, argv)) if isinstance(argv, list) else str(options.get("target") or config.simulation.name)
+
+
+def _reproduce(directory: Path, config: Config) -> list[str]:
+    shipped = config_directory() / "experiment" / f"{config.study}.yaml"
+    if shipped.is_file():
+        return [f"alearn run experiment={config.study} seed={config.seed}", "# with any further overrides of config.yaml, below"]
+    return [f"# from Python: Study.from_config(Config.load(Path('{directory}/config.yaml')), Path('new')).run()"]

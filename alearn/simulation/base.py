@@ -1,0 +1,29 @@
+"""What a member executes: how the user's simulation becomes one command line with a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from alearn.types import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line and the variables it needs; the launcher adds those of the stream."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Simulation(Protocol):
+    """The user's simulation, ready to be started at any point."""
+
+    def command(self, parameters: Parameters) -> Command:
+        """The command of one member at ``parameters``."""
+        ...
+
+    def describe(self) -> str:
+        """One line for people: what runs."""
+        ...

@@ -1,0 +1,7 @@
+"""space: parameters, boxes, the map to the unit cube, constraints and designs. No torch here."""
+
+from alearn.space.constraints import Constraint, Linear, Python
+from alearn.space.parameters import Categorical, Continuous, Integer, Ordinal, Parameter
+from alearn.space.space import Space
+
+__all__ = ["Categorical", "Constraint", "Continuous", "Integer", "Linear", "Ordinal", "Parameter", "Python", "Space"]

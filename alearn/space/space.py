@@ -1,0 +1,238 @@
+"""The parameter space: a typed box, its map to the unit cube, and designs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alearn.errors import ConfigError, UnknownName
+from alearn.space.constraints import Constraint, Linear, constraint_from_config
+from alearn.space.parameters import Categorical, Continuous, Integer, Parameter, parameter_from_config
+from alearn.types import Floats, Parameters, Value
+
+CONSTRAINTS = "constraints"
+
+
+class Space:
+    """The parameters of a study and the points they allow.
+
+    Everything that learns works on points ``x`` of the unit cube, shape ``(d,)``; everything that people and
+    simulations see are dicts of plain values.
+
+    Args:
+        parameters: the parameters, in the order of the cube's columns.
+        constraints: rules that a point must keep besides the box.
+
+    Raises:
+        ConfigError: no parameters, two of one name, or a constraint over an unknown or non-numeric parameter.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], constraints: Iterable[Constraint] = ()) -> None:
+        self.parameters = tuple(parameters)
+        self.constraints = tuple(constraints)
+        if not self.parameters:
+            raise ConfigError("The space has no parameters; give at least one, e.g. {a: [0, 1]}.")
+        names = [p.name for p in self.parameters]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"The space names the parameter '{name}' twice; give each name once.")
+        self._columns: dict[str, slice] = {}
+        at = 0
+        for p in self.parameters:
+            self._columns[p.name] = slice(at, at + p.width)
+            at += p.width
+        self._d = at
+        self._check_constraints()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Space:
+        """Make a space from a mapping of names to specifications (see ``parameter_from_config``).
+
+        The key ``constraints`` with a list of mappings or functions is not a parameter (see ``constraint_from_config``).
+
+        Raises:
+            ConfigError: something in it is wrong; the sentence names it.
+        """
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"The space is given as {config!r}; give a mapping of names to boxes, e.g. {{a: [0, 1]}}.")
+        specs = dict(config)
+        rules = specs.get(CONSTRAINTS)
+        is_rules = isinstance(rules, Sequence) and not isinstance(rules, str) and all(isinstance(r, Mapping) or callable(r) for r in rules)
+        constraints = [constraint_from_config(r) for r in specs.pop(CONSTRAINTS)] if is_rules else []
+        return cls([parameter_from_config(n, s) for n, s in specs.items()], constraints)
+
+    def to_config(self) -> dict[str, Any]:
+        """The inverse of ``from_config``: plain dicts, lists, numbers and strings."""
+        config: dict[str, Any] = {p.name: p.to_config() for p in self.parameters}
+        if self.constraints:
+            config[CONSTRAINTS] = [c.to_config() for c in self.constraints]
+        return config
+
+    def __repr__(self) -> str:
+        return f"Space({', '.join(self.names)}; d={self.d})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and self.parameters == other.parameters and self.constraints == other.constraints
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in order."""
+        return tuple(p.name for p in self.parameters)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each parameter; empty where none is given."""
+        return {p.name: p.unit for p in self.parameters}
+
+    @property
+    def d(self) -> int:
+        """Columns of the unit cube (a categorical parameter has one for each choice)."""
+        return self._d
+
+    @property
+    def bounds(self) -> Floats:
+        """The unit cube as BoTorch wants it: zeros and ones, ``2 x d``."""
+        return np.stack([np.zeros(self.d), np.ones(self.d)])
+
+    @property
+    def box(self) -> dict[str, tuple[float, float]]:
+        """Low and high end of each continuous or integer parameter, in its own unit."""
+        return {p.name: (float(p.low), float(p.high)) for p in self.parameters if isinstance(p, (Continuous, Integer))}
+
+    @property
+    def continuous(self) -> bool:
+        """True if every parameter is continuous and nothing is constrained: gradients may move points freely."""
+        return not self.constraints and all(isinstance(p, Continuous) for p in self.parameters)
+
+    def __getitem__(self, name: str) -> Parameter:
+        for p in self.parameters:
+            if p.name == name:
+                return p
+        raise UnknownName("parameter", name, self.names)
+
+    def columns(self, name: str) -> slice:
+        """The unit cube's columns of a parameter.
+
+        Raises:
+            UnknownName: no such parameter.
+        """
+        self[name]
+        return self._columns[name]
+
+    def check(self, parameters: Parameters) -> None:
+        """Refuse a point that is not in the space.
+
+        Raises:
+            UnknownName: a name that the space does not have.
+            ConfigError: a name is missing, or a value is out of its box, not finite, not a choice, or against a constraint.
+        """
+        for name in parameters:
+            if name not in self._columns:
+                raise UnknownName("parameter", str(name), self.names)
+        missing = [n for n in self.names if n not in parameters]
+        if missing:
+            raise ConfigError(f"The point {dict(parameters)!r} has no value for {', '.join(missing)}; give all of {', '.join(self.names)}.")
+        for p in self.parameters:
+            problem = p.problem(parameters[p.name])
+            if problem:
+                raise ConfigError(problem)
+        for c in self.constraints:
+            if not c.allows(parameters):
+                raise ConfigError(f"The point {dict(parameters)!r} breaks the constraint {c.describe()}.")
+
+    def contains(self, parameters: Parameters) -> bool:
+        """True if ``check`` would pass."""
+        try:
+            self.check(parameters)
+        except ConfigError:
+            return False
+        return True
+
+    def to_unit(self, points: Sequence[Parameters]) -> Floats:
+        """Points of the unit cube, ``n x d``, of dicts in the box.
+
+        Constraints are not tested here, so that data from elsewhere can be placed.
+
+        Raises:
+            ConfigError: a dict has unknown or missing names, or a value that its parameter does not allow.
+        """
+        if isinstance(points, Mapping):
+            raise ConfigError("to_unit takes a list of points; put the one point in a list.")
+        boxed = self if not self.constraints else Space(self.parameters)
+        for point in points:
+            boxed.check(point)
+        if not points:
+            return np.empty((0, self.d))
+        return np.hstack([p.to_unit([point[p.name] for point in points]) for p in self.parameters])
+
+    def from_unit(self, X: Any) -> list[dict[str, Value]]:
+        """The nearest valid points, as dicts of plain Python values, of ``n x d`` numbers.
+
+        Raises:
+            ConfigError: X has another shape or is not finite.
+        """
+        x = self._rows(X)
+        columns = {p.name: p.from_unit(x[:, self._columns[p.name]]) for p in self.parameters}
+        return [{name: values[i] for name, values in columns.items()} for i in range(len(x))]
+
+    def snap(self, X: Any) -> Floats:
+        """The nearest points of the cube that stand for valid values, ``n x d``: whole numbers, one-hot rows, inside the box."""
+        x = self._rows(X)
+        return np.hstack([p.snap(x[:, self._columns[p.name]]) for p in self.parameters])
+
+    def feasible(self, X: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of ``n x d`` points keep the constraints, ``n``."""
+        x = self._rows(X)
+        if not self.constraints:
+            return np.ones(len(x), dtype=bool)
+        return np.array([all(c.allows(p) for c in self.constraints) for p in self.from_unit(x)], dtype=bool)
+
+    def sobol(self, n: int, seed: int, skip: int = 0) -> Floats:
+        """``n`` points of a scrambled Sobol sequence (Owen 1998), ``n x d``, valid and allowed.
+
+        Args:
+            n: how many.
+            seed: of the scrambling; one seed is one sequence.
+            skip: leave out the first points of that sequence, so that a design can be continued.
+        """
+        from scipy.stats import qmc
+
+        from alearn.space.designs import SobolStream
+
+        return SobolStream(self, qmc.Sobol(len(self.parameters), scramble=True, rng=np.random.default_rng(seed))).take(n, skip)
+
+    def lhs(self, n: int, seed: int) -> Floats:
+        """``n`` points of a Latin hypercube, ``n x d``, valid and allowed (with constraints: the allowed part of a larger one)."""
+        from alearn.space.designs import latin_hypercube
+
+        return latin_hypercube(self, n, seed)
+
+    def uniform(self, n: int, rng: np.random.Generator) -> Floats:
+        """``n`` independent uniform points, ``n x d``, valid and allowed."""
+        from alearn.space.designs import rejection
+
+        return rejection(self, n, lambda k: self.spread(rng.random((k, len(self.parameters)))))
+
+    def spread(self, u: Floats) -> Floats:
+        """Valid points ``n x d`` from uniform numbers ``n x len(parameters)``; constraints are not applied."""
+        return np.hstack([p.spread(u[:, i]) for i, p in enumerate(self.parameters)])
+
+    def _rows(self, X: Any) -> Floats:
+        x = np.asarray(X, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != self.d:
+            raise ConfigError(f"Points of shape {x.shape} were given; this space needs n x {self.d} ({', '.join(self.names)}).")
+        if not np.isfinite(x).all():
+            raise ConfigError("The points in the unit cube hold NaN or infinity; give finite numbers.")
+        return x
+
+    def _check_constraints(self) -> None:
+        for c in self.constraints:
+            if not isinstance(c, Linear):
+                continue
+            for name in c.terms:
+                if isinstance(self[name], Categorical) or not isinstance(self[name], (Continuous, Integer)):
+                    raise ConfigError(f"The constraint {c.describe()} uses '{name}', which is not a number; use a target function instead.")

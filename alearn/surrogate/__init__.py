@@ -1,0 +1,48 @@
+"""surrogate: models that learn from the stream and know what they don't know. Names load on first use (torch is slow to import)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction, Surrogate
+    from alearn.surrogate.calibration import Calibrator
+    from alearn.surrogate.ensemble import DeepEnsemble
+    from alearn.surrogate.gp import ExactGP
+    from alearn.surrogate.snapshot import SnapshotInfo, load_snapshot, save_snapshot
+    from alearn.surrogate.trajectory import OverTime
+
+_WHERE = {
+    "Batch": "base",
+    "OnlineSurrogate": "base",
+    "Prediction": "base",
+    "Surrogate": "base",
+    "Calibrator": "calibration",
+    "DeepEnsemble": "ensemble",
+    "ExactGP": "gp",
+    "OverTime": "trajectory",
+    "SnapshotInfo": "snapshot",
+    "load_snapshot": "snapshot",
+    "save_snapshot": "snapshot",
+}
+
+__all__ = [
+    "Batch",
+    "Calibrator",
+    "DeepEnsemble",
+    "ExactGP",
+    "OnlineSurrogate",
+    "OverTime",
+    "Prediction",
+    "SnapshotInfo",
+    "Surrogate",
+    "load_snapshot",
+    "save_snapshot",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

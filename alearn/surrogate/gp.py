@@ -1,0 +1,302 @@
+"""Exact Gaussian process with dimension-scaled priors: the better learner where the response is smooth and data are few."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from botorch.acquisition.objective import PosteriorTransform
+from botorch.exceptions.errors import ModelFittingError
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.model import FantasizeMixin
+from botorch.models.utils.gpytorch_modules import (
+    get_covar_module_with_dim_scaled_prior,
+    get_gaussian_likelihood_with_lognormal_prior,
+)
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.posteriors.posterior import Posterior
+from gpytorch.constraints import GreaterThan
+from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+from gpytorch.kernels import ScaleKernel
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior
+from torch import Tensor
+
+from alearn.errors import AlearnError, ConfigError
+from alearn.surrogate.base import Batch, Prediction, Surrogate
+from alearn.surrogate.scaling import check_batch
+
+CHUNK = 8192
+F64 = torch.float64
+
+
+class ExactGP(FantasizeMixin, Surrogate):
+    """Independent exact GPs for every output, Matern-5/2 with a length scale for each input (ARD).
+
+    The prior on the length scales grows with the square root of the dimension (Hvarfner et al. 2024). Outputs are
+    standardised, t is mapped to [0, 1]. Importance weights are not used: a GP's mean does not depend on where data lie.
+
+    Over t, with more rows than ``max_rows``, the time steps of every member are thinned evenly until they fit.
+
+    Args:
+        d: input columns, t included.
+        m: outputs.
+        over_t: whether the last input column is simulation time.
+        seed: of the choice of rows on which hyper-parameters are fitted.
+        max_rows: the most rows that the GP holds (its cost grows with the cube).
+        fit_rows: the most rows on which hyper-parameters are fitted; all rows are conditioned on.
+        noise: the smallest noise variance, in units of the outputs' variance; learned above it.
+        max_updates: the most L-BFGS steps of a fit that decides itself.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        m: int,
+        over_t: bool = False,
+        seed: int = 0,
+        *,
+        max_rows: int = 2000,
+        fit_rows: int = 400,
+        noise: float = 1e-6,
+        max_updates: int = 100,
+    ) -> None:
+        super().__init__()
+        if max_rows < 2 or fit_rows < 2 or noise <= 0 or max_updates < 1:
+            raise ConfigError(
+                f"The GP has max_rows={max_rows}, fit_rows={fit_rows}, noise={noise}, max_updates={max_updates}; "
+                "rows must be at least 2, the noise positive and max_updates at least 1."
+            )
+        self.d, self.m, self.over_t, self.seed = d, m, over_t, seed
+        self.max_rows, self.fit_rows, self.noise, self.max_updates = max_rows, fit_rows, noise, max_updates
+        self.register_buffer("train_X", torch.empty(0, d, dtype=F64))
+        self.register_buffer("train_Y", torch.empty(0, m, dtype=F64))
+        self.register_buffer("mean", torch.zeros(m, dtype=F64))
+        self.register_buffer("scale", torch.ones(m, dtype=F64))
+        self.register_buffer("t_range", torch.tensor([0.0, 1.0], dtype=F64))
+        self.register_buffer("factor", torch.ones(m, dtype=F64))
+        self.train_X: Tensor
+        self.train_Y: Tensor
+        self.mean: Tensor
+        self.scale: Tensor
+        self.t_range: Tensor
+        self.factor: Tensor
+        self.inner: Any = None  # a SingleTaskGP once fitted; gpytorch's modules carry no types
+        self._cache: tuple[Tensor, Tensor] | None = None
+
+    def options(self) -> dict[str, Any]:
+        return {"max_rows": self.max_rows, "fit_rows": self.fit_rows, "noise": self.noise, "max_updates": self.max_updates}
+
+    @property
+    def output_scale(self) -> Tensor:
+        return self.scale
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        if self.inner is None:
+            return torch.Size()
+        shape: torch.Size = self.inner.train_inputs[0].shape[:-2]
+        return shape[:-1] if self.m > 1 else shape
+
+    @property
+    def likelihood(self) -> Any:
+        """The inner GP's likelihood (its noise is in standardised units)."""
+        return self._fitted().likelihood
+
+    def fit(self, data: Batch, *, updates: int | None = None) -> float:
+        check_batch(data, self.d, self.m)
+        rows = self._thin(data)
+        X, Y = data.X[rows].to(F64), data.Y[rows].to(F64)
+        if self.over_t:
+            lo, hi = X[:, -1].min(), X[:, -1].max()
+            self.t_range.copy_(torch.stack([lo, torch.where(hi > lo, hi, lo + 1.0)]))
+        mean, std = Y.mean(dim=0), Y.std(dim=0, unbiased=False)
+        floor = 1e-9 * mean.abs()
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(std > floor, std, torch.where(floor > 0, floor, torch.ones_like(std))))
+        self.train_X, self.train_Y = self._inputs(X), (Y - self.mean) / self.scale
+        before = None if self.inner is None else {k: v.clone() for k, v in self.inner.state_dict().items()}
+        generator = torch.Generator().manual_seed(self.seed)
+        n = len(X)
+        subset = torch.randperm(n, generator=generator)[: self.fit_rows] if n > self.fit_rows else torch.arange(n)
+        trained = self._build(self.train_X[subset], self.train_Y[subset])
+        if before is not None:
+            trained.load_state_dict(before)
+        loss = self._train(trained, self.max_updates if updates is None else updates)
+        if n > self.fit_rows:
+            inner = self._build(self.train_X, self.train_Y)
+            inner.load_state_dict(trained.state_dict())
+            self.inner = inner.eval()
+        else:
+            self.inner = trained.eval()
+        self._cache = None
+        return loss
+
+    def _train(self, model: SingleTaskGP, steps: int) -> float:
+        mll = ExactMarginalLogLikelihood(model.likelihood, model)
+        if steps > 0:
+            start = {k: v.clone() for k, v in model.state_dict().items()}
+            with warnings.catch_warnings():
+                # reaching the step limit is how a fit with a budget ends, not news for the user
+                warnings.simplefilter("ignore")
+                try:
+                    fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": steps}})
+                except ModelFittingError:
+                    model.load_state_dict(start)
+        model.train()
+        with torch.no_grad():
+            loss = -mll(model(*model.train_inputs), model.train_targets).mean()
+        model.eval()
+        return float(loss)
+
+    def _thin(self, data: Batch) -> Tensor:
+        n = len(data)
+        if n <= self.max_rows:
+            return torch.arange(n)
+        if not self.over_t:
+            raise ConfigError(
+                f"The exact GP was given {n} rows and holds at most {self.max_rows}; use surrogate=ensemble, or raise max_rows "
+                "(the cost grows with its cube)."
+            )
+        groups, member = torch.unique(data.groups, return_inverse=True)
+        keep = self.max_rows // len(groups)
+        if keep < 1:
+            raise ConfigError(
+                f"The exact GP was given {len(groups)} members and holds at most {self.max_rows} rows; use surrogate=ensemble."
+            )
+        rows = []
+        for g in range(len(groups)):
+            own = (member == g).nonzero()[:, 0]
+            own = own[data.X[own, -1].argsort()]
+            picks = torch.linspace(0, len(own) - 1, min(keep, len(own)), dtype=F64).round().long()
+            rows.append(own[picks])
+        return torch.cat(rows)
+
+    def _inputs(self, X: Tensor) -> Tensor:
+        if X.shape[-1] != self.d:
+            raise ConfigError(f"The surrogate takes {self.d} input columns; X has the shape {tuple(X.shape)}.")
+        if not self.over_t:
+            return X.to(F64)
+        t = (X[..., -1:].to(F64) - self.t_range[0]) / (self.t_range[1] - self.t_range[0])
+        return torch.cat([X[..., :-1].to(F64), t], dim=-1)
+
+    def _build(self, X: Tensor, Y: Tensor) -> SingleTaskGP:
+        batch = torch.Size([self.m]) if self.m > 1 else torch.Size()
+        kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=self.d, batch_shape=batch, use_rbf_kernel=False)
+        likelihood = get_gaussian_likelihood_with_lognormal_prior(batch_shape=batch)
+        # in the logarithm the noise of a deterministic simulation (1e-6) is as easy to reach as that of a noisy one
+        likelihood.noise_covar.register_constraint(
+            "raw_noise", GreaterThan(self.noise, transform=torch.exp, inv_transform=torch.log, initial_value=self.noise + 1e-3)
+        )
+        # without a prior the output scale of a smooth response runs away with the length scales until the Cholesky factor is noise
+        scaled = ScaleKernel(kernel, batch_shape=batch, outputscale_prior=LogNormalPrior(1.0, 1.5))
+        return SingleTaskGP(X, Y, likelihood=likelihood, covar_module=scaled, outcome_transform=None)
+
+    def _fitted(self) -> Any:
+        if self.inner is None:
+            raise AlearnError("The GP has not seen any data; call fit first.")
+        return self.inner
+
+    def posterior(  # type: ignore[override]  # BoTorch's mixin declares *args
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+    ) -> Posterior:
+        """The joint normal posterior, its covariance scaled by the square of the calibration factor.
+
+        Args:
+            X: ``batch_shape x q x d``.
+            output_indices: the outputs wanted; None is all.
+            observation_noise: True adds the learned noise.
+            posterior_transform: applied to the posterior.
+        """
+        inner = self._fitted()
+        x = self._inputs(X)
+        if self.m > 1:
+            x = x.unsqueeze(-3)
+        inner.eval()
+        mvn = inner(x)
+        if observation_noise is not False:
+            mvn = inner.likelihood(mvn)
+        dtype = X.dtype if X.is_floating_point() else F64
+        if self.m == 1:
+            joint = MultivariateNormal(mvn.mean * self.scale + self.mean, mvn.lazy_covariance_matrix * (self.scale * self.factor) ** 2)
+        else:
+            mean = mvn.mean * self.scale[:, None] + self.mean[:, None]
+            covariance = mvn.lazy_covariance_matrix * ((self.scale * self.factor) ** 2)[:, None, None]
+            if output_indices is not None:
+                mean, covariance = mean[..., output_indices, :], covariance[..., output_indices, :, :]
+            joint = MultivariateNormal(mean, covariance)
+            joint = (
+                MultitaskMultivariateNormal.from_batch_mvn(joint)
+                if mean.shape[-2] > 1
+                else MultivariateNormal(mean.squeeze(-2), covariance.squeeze(-3))
+            )
+        if dtype != joint.mean.dtype:
+            joint = type(joint)(joint.mean.to(dtype), joint.lazy_covariance_matrix.to(dtype))
+        posterior: Posterior = GPyTorchPosterior(joint)
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    @torch.no_grad()
+    def predict(self, X: Tensor) -> Prediction:
+        if len(X) == 0:
+            return Prediction(*(X.new_empty(0, self.m) for _ in range(3)))
+        inner = self._fitted()
+        dtype = X.dtype if X.is_floating_point() else F64
+        factors = self._factorise(inner)
+        noise = (inner.likelihood.noise.reshape(self.m).sqrt() * self.scale).to(dtype)
+        parts = [self._marginal(inner, self._inputs(x), *factors) for x in X.split(CHUNK)]
+        mean, std = (torch.cat(p).to(dtype) for p in zip(*parts, strict=True))
+        return Prediction(mean, std * self.factor.to(dtype), noise.expand_as(mean).clone())
+
+    def _factorise(self, inner: Any) -> tuple[Tensor, Tensor]:
+        """Cholesky factors ``m x n x n`` and the weights of the mean ``m x n x 1``; computed once after each fit."""
+        if self._cache is None:
+            x, y = self.train_X, self.train_Y.T
+            k = inner.covar_module(x).to_dense().reshape(-1, len(x), len(x))
+            noise = inner.likelihood.noise.reshape(self.m, 1, 1)
+            chol = torch.linalg.cholesky(k + (noise + 1e-9) * torch.eye(len(x), dtype=F64))
+            residual = (y - inner.mean_module.constant.reshape(self.m, 1)).unsqueeze(-1)
+            self._cache = (chol, torch.cholesky_solve(residual, chol))
+        return self._cache
+
+    def _marginal(self, inner: Any, x: Tensor, chol: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        cross = inner.covar_module(self.train_X, x).to_dense().reshape(self.m, len(self.train_X), len(x))
+        prior = inner.covar_module(x[:1]).to_dense().reshape(self.m, 1)
+        mean = inner.mean_module.constant.reshape(self.m, 1) + (cross * alpha).sum(dim=1)
+        variance = prior - (torch.linalg.solve_triangular(chol, cross, upper=False) ** 2).sum(dim=1)
+        std = variance.clamp_min(1e-12).sqrt() * self.scale[:, None]
+        return (mean * self.scale[:, None] + self.mean[:, None]).T, std.T
+
+    def transform_inputs(self, X: Tensor, input_transform: Any = None) -> Tensor:
+        """Inputs as they are: normalisation happens inside (BoTorch's ``FantasizeMixin`` asks for this method)."""
+        return X
+
+    def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ExactGP:
+        """A copy of the GP that also knows ``X`` (``batch_shape x n' x d``) and ``Y`` (``… x n' x m``); same hyper-parameters."""
+        inner = self._fitted()
+        inner.eval()
+        if inner.prediction_strategy is None:
+            inner(self._inputs(X[..., :1, :]) if self.m == 1 else self._inputs(X[..., :1, :]).unsqueeze(-3))
+        y = (Y.to(F64) - self.mean) / self.scale
+        new = ExactGP(self.d, self.m, self.over_t, self.seed, **self.options())
+        for name in ("train_X", "train_Y", "mean", "scale", "t_range", "factor"):
+            setattr(new, name, getattr(self, name))
+        new.inner = inner.condition_on_observations(self._inputs(X), y, **kwargs)
+        return new
+
+    def scale_variance(self, factor: Tensor) -> None:
+        f = torch.as_tensor(factor, dtype=F64)
+        if f.shape != (self.m,) or not bool((torch.isfinite(f) & (f > 0)).all()):
+            raise ConfigError(f"The calibration factor is {f.tolist()}; give {self.m} positive numbers.")
+        self.factor.copy_(f)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        self.train_X, self.train_Y = state_dict["train_X"].clone(), state_dict["train_Y"].clone()
+        self.inner = self._build(self.train_X, self.train_Y).eval() if len(self.train_X) else None
+        self._cache = None
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -1,0 +1,95 @@
+"""What a running member has still to teach, given what it has streamed so far.
+
+A surrogate learns a member's steps only as fast as it trains; a member that has just shown that it is dead should
+not have to wait for that. So the ensemble's joint prediction of the whole trajectory is conditioned on the steps
+that have arrived, as in the analysis step of an ensemble Kalman smoother (Evensen 2003, doi:10.1007/s10236-003-0036-9):
+what remains of its variance over the steps to come is what they would teach. Where the stream contradicts every
+estimator the analysis is not to be trusted, and the variance grows by the misfit instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import torch
+from botorch.posteriors.ensemble import EnsemblePosterior
+
+from alearn.surrogate.base import Surrogate
+from alearn.trainer.features import Features
+from alearn.types import Floats
+
+OBSERVED = 8
+"""Streamed steps that the prediction is conditioned on: evenly chosen, the latest among them."""
+NOISE = 0.1
+"""Standard deviation, in units of each output's own, to which a prediction may differ from a step and still agree."""
+
+
+@final
+class Streams:
+    """The outputs that the running members have streamed.
+
+    Args:
+        features: names the columns.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self._t: dict[int, list[Floats]] = {}
+        self._y: dict[int, list[Floats]] = {}
+
+    def add(self, group: int, t: Floats, y: Floats) -> None:
+        """Take in steps of a running member: times ``n`` and outputs ``n x m``, in order."""
+        self._t.setdefault(group, []).append(t)
+        self._y.setdefault(group, []).append(y)
+
+    def drop(self, group: int) -> None:
+        """The member streams no more."""
+        self._t.pop(group, None)
+        self._y.pop(group, None)
+
+    def seen(self, group: int) -> tuple[Floats, Floats]:
+        """At most ``OBSERVED`` of the member's steps: times ``o`` and outputs ``o x m``."""
+        if group not in self._t:
+            return np.zeros(0), np.zeros((0, self._features.m))
+        t, y = np.concatenate(self._t[group]), np.concatenate(self._y[group])
+        chosen = np.unique(np.linspace(0, len(t) - 1, min(OBSERVED, len(t))).round().astype(int))
+        return t[chosen], y[chosen]
+
+
+def remaining_variance(surrogate: Surrogate, features: Features, x: Floats, t: Floats, y: Floats, times: Floats) -> float | None:
+    """Mean normalised variance of a member's steps to come, given the steps it has streamed.
+
+    Args:
+        surrogate: over (parameters, t).
+        features: makes its inputs.
+        x: the member's point in the unit cube, ``d``.
+        t: times of streamed steps, ``o``.
+        y: their outputs, ``o x m``.
+        times: times of steps to come, ``r``.
+
+    Returns:
+        The variance over steps and outputs, each in units of the output's squared standard deviation; None for a
+        surrogate whose posterior is no ensemble.
+    """
+    device = surrogate.output_scale.device
+    rows = torch.as_tensor(features.inputs(x[None], np.concatenate([t, times])), device=device)
+    with torch.no_grad():
+        posterior: Any = surrogate.posterior(rows)
+    if not isinstance(posterior, EnsemblePosterior):
+        return None
+    scale = surrogate.output_scale.double().cpu().numpy()
+    values = posterior.values.double().cpu().numpy() / scale  # K x (o + r) x m
+    k, o = len(values), len(t)
+    mean = values.mean(axis=0)
+    spread = (values - mean).reshape(k, -1) / np.sqrt(k - 1)
+    past, coming = spread[:, : o * features.m], spread[:, o * features.m :]
+    prior = float((coming**2).sum(axis=0).mean())
+    if not o:
+        return prior
+    innovation = (y / scale - mean[:o]).reshape(-1)
+    covariance = past.T @ past + NOISE**2 * np.eye(past.shape[1])
+    gain = np.linalg.solve(covariance, past.T @ coming)
+    variance = (coming**2).sum(axis=0) - ((past.T @ coming) * gain).sum(axis=0)
+    misfit = float(innovation @ np.linalg.solve(covariance, innovation)) / len(innovation)
+    return float(np.maximum(variance, 0.0).mean()) * max(1.0, misfit)

@@ -1,0 +1,32 @@
+"""How steps travel from simulations to the learner: one sample protocol, several carriers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alearn.transport.base import Broken, End, Hello, Message, Reader, Writer
+    from alearn.transport.inprocess import InProcessReader, connect_inprocess
+    from alearn.transport.socket import SocketReader
+
+_LAZY = {
+    "Broken": "base",
+    "End": "base",
+    "Hello": "base",
+    "Message": "base",
+    "Reader": "base",
+    "Writer": "base",
+    "InProcessReader": "inprocess",
+    "connect_inprocess": "inprocess",
+    "SocketReader": "socket",
+}
+
+__all__ = ["Broken", "End", "Hello", "InProcessReader", "Message", "Reader", "SocketReader", "Writer", "connect_inprocess"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'alearn.transport' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"alearn.transport.{_LAZY[name]}"), name)

@@ -1,0 +1,301 @@
+"""One accepted stream: bytes in, frames out. Knows the wire, nothing of members or queues."""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import sys
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alearn import client as wire
+from alearn.types import Schema
+
+HELLO_BYTES = 1 << 20
+END_BYTES = 1 << 16
+PROOF_BYTES = 64
+_BUFFER = 1 << 16
+_POOLED = 32 << 20
+_POOLED_COUNT = 64
+_POOLED_SIZES = 4
+
+
+class ProtocolError(Exception):
+    """What arrived is not what the protocol allows here; it costs this connection."""
+
+    final = True
+
+
+class Damaged(ProtocolError):
+    """A checksum does not match; the writer may connect anew and send it again."""
+
+    final = False
+
+
+class Buffers:
+    """Buffers for large bodies, used again when no array looks into them any more.
+
+    Memory fresh from the system costs a page fault for every 4 KiB, more than the bytes' own way through the socket. A
+    ring for each size: what was handed out longest ago comes next, and if somebody still holds it, a fresh one takes its
+    place. At most 32 MiB a size and four sizes are kept. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._rings: dict[int, deque[npt.NDArray[np.uint8]]] = {}
+
+    def take(self, length: int) -> memoryview:
+        """A writable buffer of this length with arbitrary content."""
+        count = min(_POOLED_COUNT, _POOLED // max(1, length))
+        if length < wire.LARGE or not count:
+            return np.empty(length, np.uint8).data
+        ring = self._rings.get(length)
+        if ring is None:
+            if len(self._rings) == _POOLED_SIZES:
+                del self._rings[next(iter(self._rings))]
+            ring = self._rings[length] = deque(maxlen=count)
+        # two references are the local name and getrefcount's argument: every view of the buffer would hold another
+        oldest = ring.popleft() if len(ring) == count else None
+        if oldest is None or sys.getrefcount(oldest) != 2:
+            oldest = np.empty(length, np.uint8)
+        ring.append(oldest)
+        return oldest.data
+
+
+@dataclass(slots=True)
+class Frame:
+    """A frame that arrived whole: its kind, head and (for a STEP) its read-only body."""
+
+    kind: int
+    head: bytes
+    body: memoryview
+
+
+@dataclass(eq=False)
+class Connection:
+    """The reader's side of one socket.
+
+    ``seals`` are those of what is received and of what is sent, once both sides have proved themselves.
+    ``state`` is "proof" (authentication is due), "hello", "open", "ended" or "refused" (an ERROR was sent and what
+    still comes is thrown away). ``deadline`` bounds every state but "open".
+
+    Args:
+        sock: the connected socket; made non-blocking.
+        state: "proof" or "hello".
+        deadline: monotonic time by which the state must be left.
+        buffers: where the bodies of steps come from.
+    """
+
+    sock: socket.socket
+    state: str
+    deadline: float | None
+    buffers: Buffers = field(default_factory=Buffers)
+    nonce: bytes = b""
+    seals: tuple[wire.Seal, wire.Seal] | None = None
+    member: str = ""
+    attempt: int = 0
+    session: str = ""
+    step_bytes: int = 0
+    next_step: int | None = None
+    welcomed: bool = False
+    ack_due: bool = False
+    ended: bool = False
+    registered: int = 0
+    closed: bool = False
+    discarded: int = 0
+    out: bytearray = field(default_factory=bytearray)
+
+    def __post_init__(self) -> None:
+        self.sock.setblocking(False)
+        self._buffer = bytearray(4096)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._filling: memoryview | None = None
+        self._filled = 0
+        self.error: ProtocolError | None = None
+        self._frame: tuple[int, int, bytes] = (0, 0, b"")
+        self._layout: list[tuple[str, tuple[int, ...], np.dtype[Any], int]] = []
+
+    def accept(self, schema: Schema) -> None:
+        """The writer is known: steps of this schema may come."""
+        self.step_bytes = schema.nbytes
+        self._layout = []
+        at = 0
+        for f in schema.fields:
+            self._layout.append((f.name, f.shape, np.dtype(f.dtype).newbyteorder("<"), at))
+            at += f.nbytes
+
+    def unpack(self, body: memoryview) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a step: read-only views of its body."""
+        return {name: np.ndarray(shape, dtype, body, at) for name, shape, dtype, at in self._layout}
+
+    def grow(self) -> None:
+        """Give the stream its full receive buffer."""
+        kept = bytes(self._view[self._start : self._end])
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start, self._end = 0, len(kept)
+        self._view[: len(kept)] = kept
+
+    def receive(self, quantum: int) -> tuple[list[Frame], bool]:
+        """Read up to about ``quantum`` bytes.
+
+        Returns:
+            The frames that are now whole, and whether the other side has closed. What this state does not allow
+            is left in ``error``; the frames before it are good.
+        """
+        frames: list[Frame] = []
+        left = quantum
+        # a large body is followed by the next frame's header only, so that the next body lands in its own buffer at once
+        ahead = wire.HEADER_BYTES + 20 if self.step_bytes >= wire.LARGE else len(self._buffer)
+        while left > 0:
+            self._compact()
+            tail = self._view[self._end : min(self._end + ahead, len(self._buffer))]
+            try:
+                if self._filling is not None:
+                    rest = self._filling[self._filled :]
+                    got = self.sock.recvmsg_into([rest, tail])[0]
+                    into = min(got, len(rest))
+                    self._filled += into
+                    self._end += got - into
+                else:
+                    rest = self._view[:0]
+                    got = self.sock.recv_into(tail)
+                    self._end += got
+            except BlockingIOError:
+                return frames, False
+            except OSError:
+                return frames, True
+            if got == 0:
+                return frames, True
+            left -= got
+            self._cut(frames)
+            if self.state != "open" or self.error is not None:
+                break  # the owner must look at a hello or a proof before what follows can be judged
+            if got < len(rest) + len(tail):
+                break  # the kernel has no more
+        return frames, False
+
+    def more(self) -> list[Frame]:
+        """The frames that the buffer already holds, after the state has changed."""
+        frames: list[Frame] = []
+        self._cut(frames)
+        return frames
+
+    def _cut(self, frames: list[Frame]) -> None:
+        try:
+            if self._filling is not None and self._filled == len(self._filling):
+                frames.append(self._whole())
+            if self._filling is None:
+                self._parse(frames)
+        except ProtocolError as error:
+            self.error = error
+
+    def _compact(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start and len(self._buffer) - self._end < 256:
+            self._view[: self._end - self._start] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, self._end - self._start
+
+    def _parse(self, frames: list[Frame]) -> None:
+        view = self._view
+        while self._end - self._start >= wire.HEADER_BYTES and self._filling is None:
+            at = self._start
+            magic, kind, flags, _, head_bytes, body_bytes = wire.HEADER.unpack_from(view, at)
+            if magic != wire.MAGIC:
+                raise ProtocolError("its bytes are not frames of this protocol")
+            self._check(kind, flags, head_bytes, body_bytes)
+            if kind == wire.STEP:
+                if self._end - at < wire.HEADER_BYTES + head_bytes:
+                    return
+                first = bytes(view[at : at + wire.HEADER_BYTES + head_bytes])
+                self._verify(first)
+                length = body_bytes
+            else:
+                first = bytes(view[at : at + wire.HEADER_BYTES])  # the header waits for the head that it vouches for
+                length = head_bytes
+            at += len(first)
+            length += 0 if self.seals is None else wire.SEAL_BYTES
+            self._frame = (kind, flags, first)
+            here = min(length, self._end - at)
+            if here == length and length < wire.LARGE:
+                self._start = at + length
+                self._filling = memoryview(bytes(view[at : at + length]))
+                self._filled = length
+            else:
+                self._filling = self.buffers.take(length)
+                self._filling[:here] = view[at : at + here]
+                self._start = at + here
+                self._filled = here
+            if self._filled == length:
+                frames.append(self._whole())
+                if self.state != "open":
+                    return
+
+    def _check(self, kind: int, flags: int, head_bytes: int, body_bytes: int) -> None:
+        """Everything that can be refused before a byte is allocated for it."""
+        due = {"proof": wire.PROOF, "hello": wire.HELLO}.get(self.state)
+        if self.state == "open":
+            if kind not in (wire.STEP, wire.END):
+                raise ProtocolError(f"it sent a frame of kind {kind} where a step or the end was due")
+        elif kind != due:
+            raise ProtocolError(f"it sent a frame of kind {kind} where {'nothing' if due is None else f'kind {due}'} was due")
+        if kind == wire.STEP:
+            wanted = wire.STEP_HEAD.size + (wire.CRC.size if flags & wire.BODY_CRC else 0)
+            if head_bytes != wanted:
+                raise ProtocolError(f"it sent a step with a head of {head_bytes} bytes; {wanted} are due")
+            if body_bytes != self.step_bytes:
+                raise ProtocolError(f"it sent a step of {body_bytes} bytes; its schema says {self.step_bytes}")
+            return
+        limit = {wire.PROOF: PROOF_BYTES, wire.HELLO: HELLO_BYTES, wire.END: END_BYTES}[kind]
+        if head_bytes > limit or body_bytes:
+            raise ProtocolError(f"it sent a frame of kind {kind} with {head_bytes} + {body_bytes} bytes; at most {limit} + 0 are allowed")
+
+    def _whole(self) -> Frame:
+        assert self._filling is not None
+        kind, flags, first = self._frame
+        data = self._filling.toreadonly()
+        self._filling = None
+        if self.seals is not None:
+            data, seal = data[: -wire.SEAL_BYTES], data[-wire.SEAL_BYTES :]
+            if not hmac.compare_digest(seal, self.seals[0](first, data)):
+                raise Damaged("a frame was changed on its way, or was not from this writer (its seal does not match)")
+        if kind == wire.STEP:
+            head = first[wire.HEADER_BYTES :]
+            if flags & wire.BODY_CRC and wire.CRC.unpack_from(head, wire.STEP_HEAD.size)[0] != zlib.crc32(data):
+                raise Damaged("a step was damaged on its way (its checksum does not match)")
+            return Frame(kind, head, data)
+        self._verify(first + data)
+        return Frame(kind, bytes(data), data[:0])
+
+    def _verify(self, first: bytes) -> None:
+        head = first[wire.HEADER_BYTES :]
+        if wire.CRC.unpack_from(first, wire.HEADER.size)[0] != zlib.crc32(head, zlib.crc32(first[: wire.HEADER.size])):
+            raise Damaged("a frame was damaged on its way (its checksum does not match)")
+
+    def say(self, kind: int, head: bytes = b"", flags: int = 0) -> None:
+        """Put a frame in line to be sent."""
+        frame = wire.frame(kind, head, flags=flags)
+        self.out += frame if self.seals is None else frame + self.seals[1](frame)
+
+    def send(self) -> bool:
+        """Send what is due as far as the kernel takes it now.
+
+        Returns:
+            False if the other side is gone.
+        """
+        try:
+            while self.out:
+                del self.out[: self.sock.send(self.out)]
+            if self.state == "refused":
+                self.sock.shutdown(socket.SHUT_WR)  # the reason is read before the end, which a close could overtake
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,173 @@
+"""How fast the local launcher starts members, and whether anything survives when they are ended.
+
+    python benchmarks/launcher.py [--quick] [--json FILE]
+
+Figures: no-op programs per second, submit to running, cancel to the exit report of a simulation with a child that ignores
+SIGTERM, survivors of a `kill -9` of the controller and the time until they are gone, and what a supervisor costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from alearn.launcher import Job, LocalLauncher, supervisor
+from alearn.testing.launcher import with_variable
+
+CHILD = "import signal, time; signal.signal(15, 1); time.sleep(60)"
+FAMILY = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {CHILD!r}]); print('up', flush=True); time.sleep(60)"
+CONTROLLER = """
+import sys, time
+from pathlib import Path
+from alearn.launcher import Job, LocalLauncher
+root = Path(sys.argv[1])
+launcher = LocalLauncher(slots=4, oversubscribe=True)
+for n in range(4):
+    launcher.submit(Job(f"m{n}", 1, (sys.executable, "-S", "-c", sys.argv[2]), root / f"m{n}", {"BENCH": str(root)}))
+logs = [root / f"m{n}" / "stdout.log" for n in range(4)]
+while not all(log.exists() and log.read_text() for log in logs): time.sleep(0.01)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, 5th and 95th percentile in milliseconds."""
+    ordered = sorted(1000 * s for s in seconds)
+    pick = lambda share: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)  # noqa: E731
+    return {"median_ms": round(statistics.median(ordered), 2), "p5_ms": pick(0.05), "p95_ms": pick(0.95), "n": len(ordered)}
+
+
+def rate(root: Path, n: int, slots: int) -> float:
+    """No-op external programs per second."""
+    with LocalLauncher(slots=slots, oversubscribe=True) as launcher:
+        started = ended = 0
+        begun = time.perf_counter()
+        while ended < n:
+            while started < n and started - ended < slots:
+                launcher.submit(Job(f"r{started}", 1, ("true",), root / f"r{started}"))
+                started += 1
+            launcher.wait(10)
+            ended += len(launcher.poll())
+        return n / (time.perf_counter() - begun)
+
+
+def latency(root: Path, n: int) -> list[float]:
+    """Seconds from submit until the program's exec has succeeded, as the controller learns it."""
+    out = []
+    with LocalLauncher(slots=1) as launcher:
+        for i in range(n + 1):
+            begun = time.perf_counter()
+            launcher.submit(Job(f"l{i}", 1, ("sleep", "60"), root / f"l{i}"))
+            while not launcher.pids():
+                pass
+            out.append(time.perf_counter() - begun)
+            launcher.cancel(f"l{i}", 1)
+            launcher.wait(10)
+            launcher.poll()
+    return out[1:]  # the first one starts the nurse
+
+
+def cancel(root: Path, n: int, argv: tuple[str, ...], grace_s: float) -> list[float]:
+    """Seconds from cancel until the tree is gone and the slot is free."""
+    out = []
+    with LocalLauncher(slots=1) as launcher:
+        for i in range(n):
+            log = root / f"c{i}" / "stdout.log"
+            launcher.submit(Job(f"c{i}", 1, argv, root / f"c{i}"))
+            while not (log.exists() and log.read_text()):
+                time.sleep(0.01)
+            begun = time.perf_counter()
+            launcher.cancel(f"c{i}", 1, grace_s)
+            launcher.wait(20)
+            out.append(time.perf_counter() - begun)
+            launcher.poll()
+    return out
+
+
+def orphaned(root: Path) -> dict[str, Any]:
+    """Kill the controller of four members with stubborn children and count what is left."""
+    controller = subprocess.Popen([sys.executable, "-c", CONTROLLER, str(root), FAMILY], stdout=subprocess.PIPE)
+    assert controller.stdout is not None
+    controller.stdout.readline()
+    before = len(with_variable("BENCH", str(root)))
+    controller.kill()
+    begun = time.perf_counter()
+    while (left := len(with_variable("BENCH", str(root)))) and time.perf_counter() - begun < 10:
+        time.sleep(0.01)
+    seconds = time.perf_counter() - begun
+    controller.wait()
+    controller.stdout.close()
+    return {"processes": before, "survivors": left, "gone_after_s": round(seconds, 3)}
+
+
+def one_supervisor(n: int) -> dict[str, Any]:
+    """What a supervisor costs by itself (interpreter included), and what the nurse and its forks take."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as name:
+        spec = {"member": "m", "attempt": 1, "argv": ["true"], "directory": name, "tag": f"bench.{os.getpid()}"}
+        for _ in range(n):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-S", "-E", "-s", supervisor.__file__, "-"], input=json.dumps(spec).encode(), check=True)
+            seconds.append(time.perf_counter() - begun)
+        with LocalLauncher(slots=1) as launcher:
+            launcher.submit(Job("m", 1, ("sleep", "60"), Path(name) / "m"))
+            while not launcher.pids():
+                time.sleep(0.01)
+            forked = supervisor.parent(next(iter(launcher.pids().values())))
+            sizes = {"nurse": supervisor.parent(forked), "forked_supervisor": forked}
+            memory = {f"{who}_{kind}_mb": memory_mb(pid, kind) for who, pid in sizes.items() for kind in ("rss", "pss")}
+    return {"start_run_true_end": spread(seconds), **memory}
+
+
+def memory_mb(pid: int, kind: str) -> float:
+    """Resident (rss) or proportional (pss) memory of a process, MB."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.lower().startswith(kind + ":"):
+            return round(int(line.split()[1]) / 1024, 1)
+    raise RuntimeError(f"The kernel gives no {kind} for process {pid}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    n = 20 if options.quick else 100
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        rates = [rate(root / f"rate{i}", 15 * n, 4) for i in range(3)]
+        stubborn, plain = (sys.executable, "-S", "-c", FAMILY), ("sh", "-c", "echo up; sleep 60")
+        result = {
+            "load": os.getloadavg()[0],
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+            "no_op_programs_per_s": [round(r) for r in rates],
+            "submit_to_running": spread(latency(root / "latency", n)),
+            "cancel_to_gone_with_child": spread(cancel(root / "plain", n, plain, 2.0)),
+            "cancel_to_gone_child_ignores_sigterm_grace_0": spread(cancel(root / "stubborn", n, stubborn, 0.0)),
+            "kill_9_of_the_controller": orphaned(root / "orphaned"),
+            "supervisor": one_supervisor(n),
+        }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(
+        f"The local launcher starts {max(result['no_op_programs_per_s'])} programs/s at best, a member runs "
+        f"{result['submit_to_running']['median_ms']} ms after submit, a cancelled one with a child is gone after "
+        f"{result['cancel_to_gone_with_child']['median_ms']} ms, and kill -9 of the controller leaves "
+        f"{result['kill_9_of_the_controller']['survivors']} of {result['kill_9_of_the_controller']['processes']} processes."
+    )
+
+
+if __name__ == "__main__":
+    main()
