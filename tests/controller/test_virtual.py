@@ -54,6 +54,12 @@ def test_any_schedule_of_faults(seed, faults):
     assert outcome.state != "stuck" or faults.nodes
 
 
+def test_late_news_of_an_end_is_waited_for_at_the_close():
+    """A member that queued for the last node is cancelled at the end; the news of it takes longer than the grace."""
+    faults = Faults(queue_s=0.5, deaf=0.05, exit_delay_s=60.0, nodes=(NodeLoss(at_s=3.0, node=0, repair_s=-1.0),))
+    assert scenario(707, faults).run(HORIZON_S).state == "stuck"
+
+
 def test_a_seed_replays_exactly(capsys):
     first, second = [], []
     assert scenario(17, tell=first.append).run() == scenario(17, tell=second.append).run()

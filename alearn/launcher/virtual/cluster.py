@@ -79,6 +79,7 @@ class Cluster:
     Attributes:
         inbox: messages that arrived.
         exits: ends that were reported and not yet recorded.
+        delayed: ends whose news is still on its way.
         live: attempts that wait for a slot or hold one.
         busy: slots that are held.
         busy_s: slot-seconds that were held by attempts which are over.
@@ -107,6 +108,7 @@ class Cluster:
         self._waiting: deque[Attempt] = deque()
         self._unheard: list[Exit] = []
         self._reported: dict[tuple[str, int], Exit] = {}
+        self.delayed = 0
         for loss in self.faults.nodes:
             agenda.after(loss.at_s, self._lose, loss)
 
@@ -362,9 +364,14 @@ class Cluster:
         if self.faults.exit_delay_s:
             wait += self.rng.expovariate(1.0 / self.faults.exit_delay_s)
         if wait:
-            self.agenda.after(wait, self._report, gone)
+            self.delayed += 1
+            self.agenda.after(wait, self._report_late, gone)
         else:
             self._report(gone)
+
+    def _report_late(self, gone: Exit) -> None:
+        self.delayed -= 1
+        self._report(gone)
 
     def _report(self, gone: Exit) -> None:
         if (gone.member, gone.attempt) not in self._reported:

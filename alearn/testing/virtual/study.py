@@ -270,6 +270,8 @@ class VirtualStudy:
         for key in list(self.cluster.live):
             self.cluster.cancel(*key)
         self.agenda.run_until(self.agenda.now + 60.0)
+        while self.cluster.delayed:
+            self.agenda.run_until(self.agenda.next())
         try:
             self._receive()
             self._collect(final=True)
