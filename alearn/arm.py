@@ -178,7 +178,8 @@ class Arm:
         schema = self.ledger.schema()
         assert schema is not None
         trainer = self.rooms.make_trainer(schema)
-        trainer.restore(self.directory / "snapshots")
+        if not self.state.outdated:
+            trainer.restore(self.directory / "snapshots")
         self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
         for member in self._chronicle.atlas.holdout:
             self.learner.tell(Hold(member))
@@ -256,6 +257,7 @@ class Arm:
         for key in {(s.member, s.attempt) for s in batch}:
             self.rooms.reader.acknowledge(*key, self.ledger.stored_steps(key[0]))
         if self.learner is not None:
+        batch = [s for s in batch if s.member not in self.state.revoked]
             self.learner.feed([s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)])
 
     def _collect(self) -> None:
@@ -364,6 +366,8 @@ class Arm:
             elif wish.command == "pause":
                 self._chronicle.record(ev.StudyPaused(at=now, reason="by the user"))
             elif wish.command == "continue":
+            elif wish.command == "revoke" and wish.member is not None:
+                self._revoke(wish.member, wish.reason)
                 self._chronicle.record(ev.StudyContinued(at=now))
             elif wish.command == "stop":
                 self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
@@ -372,6 +376,19 @@ class Arm:
     # --- decisions go out ------------------------------------------------------------------------------------
 
     def _act(self, decision: do.Decision) -> None:
+    def _revoke(self, member: str, reason: str) -> None:
+        """Take a member's samples back; what was learned from them is unlearned by learning anew from the rest."""
+        if member in self.state.revoked or member not in self._chronicle.atlas.points:
+            return
+        record = self.state.active.get(member)
+        if record is not None and not record.kill:
+            self._kill(do.Kill(record.id, record.attempt, "killed by the user"))
+        self._chronicle.record(ev.MemberRevoked(at=time.time(), member=member, reason=reason))
+        if self.learner is not None:
+            self.learner.close()
+            self._asked.clear()
+            self._start_learner()
+
         now = time.time()
         match decision:
             case do.Launch(member=member):

@@ -11,7 +11,7 @@ class Atlas:
     Attributes:
         points: every member's point, in the order in which they were queued.
         with_data: the points of members with at least one stored step.
-        failed: the points of failed members.
+        failed: the points of failed and of revoked members.
         holdout: the members of the hold-out stream.
         over: what became of members that ended (a lost one may run again).
     """
@@ -22,6 +22,7 @@ class Atlas:
         self.failed: list[tuple[float, ...]] = []
         self.holdout: list[str] = []
         self.over: dict[str, str] = {}
+        self._revoked: set[str] = set()
 
     def see(self, event: ev.Event) -> None:
         """Take one event in."""
@@ -30,11 +31,15 @@ class Atlas:
                 self.points[member] = tuple(x)
                 if origin == "holdout":
                     self.holdout.append(member)
-            case ev.SamplesStored(member=member, steps=steps) if steps:
+            case ev.SamplesStored(member=member, steps=steps) if steps and member not in self._revoked:
                 self.with_data[member] = self.points[member]
             case ev.MemberEnded(member=member, state=state):
                 self.over[member] = state
                 if state == "failed":
                     self.failed.append(self.points[member])
+            case ev.MemberRevoked(member=member):  # what it taught was wrong: no point to trust, nor to choose again
+                self._revoked.add(member)
+                self.with_data.pop(member, None)
+                self.failed.append(self.points[member])
             case ev.MemberLaunched(member=member):
                 self.over.pop(member, None)

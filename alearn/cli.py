@@ -23,13 +23,16 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn submit DIR [OVERRIDES]   run the study in Slurm jobs of its own, one after the other until it is done
                                     (--time, --partition, --cores, …; --dry prints the script)
   alearn resume DIR               go on with a study that was stopped or killed
-  alearn status DIR [--json]      where a study stands
+  alearn status DIR [--json]      where a study stands (--verify: whether launched = stored = trained)
   alearn watch DIR                the same, until it ends
   alearn report DIR               write report.html again, from what is stored
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
   alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
   alearn verify DIR               check every checksum of ledger and archive
+  alearn replay DIR               derive every decision again from the events, and say where today's code differs
+                                    (--policy NAME --set OPTION=VALUE asks another kill policy)
   alearn kill DIR MEMBER          kill one member of a running study
+  alearn revoke DIR MEMBER        take a member's samples back (--reason TEXT)
   alearn pause|continue|stop DIR  steer a running study
   alearn plan DIR --nodes 10,100  what the study would take on other machines
   alearn plugins [ROOM]           what can be chosen
@@ -153,6 +156,8 @@ def _status(words: list[str]) -> int:
     args = _directory("Where a study stands.", "status", words, "--json", "--verify")
     from alearn.report.status import read_status, render_status
 
+    if args.verify:
+        return _reconcile(args.directory)
     status = read_status(args.directory)
     print(status.to_json() if args.json else render_status(status))
     if not args.json and status.state == "running":
@@ -160,7 +165,19 @@ def _status(words: list[str]) -> int:
 
         if not any(has_writer(arm) for arm in (args.directory, args.directory / "control")):
             print(f"  its controller is gone; `alearn resume {args.directory}` goes on from there")
-    return _verify([str(args.directory)]) if args.verify else 0
+    return 0
+
+
+def _reconcile(directory: Path) -> int:
+    from alearn.reconcile import reconcile
+    from alearn.study import Study
+
+    accounts = [reconcile(folder, name) for name, folder, _ in Study.open(directory).arms() if (folder / "ledger.sqlite").is_file()]
+    for account in accounts:
+        print(account.render())
+    sound = all(account.sound for account in accounts)
+    print(f"verdict: launched, stored and trained {'agree' if sound else 'do NOT agree'} in {directory}.")
+    return 0 if sound else 1
 
 
 def _watch(words: list[str]) -> int:
@@ -183,9 +200,9 @@ def _verify(words: list[str]) -> int:
     args = _directory("Check every checksum of ledger and archive.", "verify", words)
     from alearn.ledger import Ledger
 
-    arms = [args.directory, *([args.directory / "control"] if (args.directory / "control").is_dir() else [])]
+    from alearn.ledger.folders import arm_folders
     sound = True
-    for arm in arms:
+    for arm in arm_folders(args.directory) or [args.directory]:
         ledger = Ledger.open(arm, readonly=True)
         problems = ledger.verify()
         ledger.close()
@@ -198,6 +215,18 @@ def _verify(words: list[str]) -> int:
 
 
 def _predict(words: list[str]) -> int:
+def _replay(words: list[str]) -> int:
+    parser = _Parser(prog="alearn replay", description="Derive every decision of a study again from its events.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--policy", metavar="NAME", help="another kill policy (alearn plugins kill): what it would have done")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of it (may be repeated)")
+    parser.add_argument("--all", action="store_true", help="list every difference")
+    args = parser.parse_args(words)
+    from alearn.hindsight import replay_command
+
+    return replay_command(args.directory, args.policy, args.set, args.all)
+
+
     parser = _Parser(prog="alearn predict", description="The surrogate's mean and standard deviation.")
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value (once for each)")
@@ -253,6 +282,18 @@ def _steer(command: str) -> Callable[[list[str]], int]:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+def _revoke(words: list[str]) -> int:
+    parser = _Parser(prog="alearn revoke", description="Take a member's samples back: out of the training and the archive's views.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("member", metavar="MEMBER")
+    parser.add_argument("--reason", default="", help="why, for the record")
+    args = parser.parse_args(words)
+    from alearn.steering import revoke
+
+    print(revoke(args.directory, args.member, args.reason))
+    return 0
+
+
     "demo": _demo,
     "run": _run,
     "submit": _submit,
@@ -263,7 +304,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "verify": _verify,
     "kill": _steer("kill"),
+    "replay": _replay,
     "pause": _steer("pause"),
+    "revoke": _revoke,
     "continue": _steer("continue"),
     "stop": _steer("stop"),
     "plan": _plan,

@@ -209,6 +209,14 @@ class MemberEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRevoked(Event):
+    """The user takes a member's samples back: they stay in the ledger, and leave training and the archive's views."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundDecided(Event):
     """An acquisition round chose ``q`` points (each follows as MemberQueued)."""
 
@@ -253,7 +261,7 @@ KINDS: dict[str, type[Event]] = {
     for cls in (
         StudyStarted, StudyResumed, StudyPaused, StudyContinued, BudgetChanged, StudyEnded,
         MemberQueued, MemberRescored, MemberRequeued, MemberLaunched, MemberRunning, SamplesStored, MemberScored, MonitorAlarm,
-        CapacityChanged, KillRequested, GhostSpared, MemberEnded, RoundDecided, Refitted, Evaluated, SnapshotWritten,
+        CapacityChanged, KillRequested, GhostSpared, MemberEnded, MemberRevoked, RoundDecided, Refitted, Evaluated, SnapshotWritten,
     )
 }  # fmt: skip
 

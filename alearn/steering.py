@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.events import MemberRevoked
 from alearn.ledger import Ledger
+from alearn.ledger.folders import arm_folders
 from alearn.ledger.lock import has_writer
 from alearn.types import Member
 
-COMMANDS = ("kill", "pause", "continue", "stop")
+COMMANDS = ("kill", "pause", "continue", "stop", "revoke")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A wish of the user's: one of ``COMMANDS``; ``member`` only for kill."""
+    """A wish of the user's: one of ``COMMANDS``; ``member`` for kill and revoke, ``reason`` for revoke."""
 
     command: str
     member: str | None = None
+    reason: str = ""
 
 
 def control_folder(directory: Path) -> Path:
@@ -31,7 +34,7 @@ def control_folder(directory: Path) -> Path:
     return directory / "commands"
 
 
-def request(directory: Path, command: str, member: str | None = None) -> str:
+def request(directory: Path, command: str, member: str | None = None, reason: str = "") -> str:
     """Drop a command for the study in ``directory``; returns a sentence for the user.
 
     Raises:
@@ -41,7 +44,7 @@ def request(directory: Path, command: str, member: str | None = None) -> str:
         raise UnknownName("command", command, COMMANDS)
     if not (directory / "ledger.sqlite").is_file():
         raise ConfigError(f"There is no study in {directory} (no ledger.sqlite); give a study directory.")
-    arms = [arm for arm in (directory, directory / "control") if (arm / "ledger.sqlite").is_file()]
+    arms = arm_folders(directory)
     if not any(has_writer(arm) for arm in arms):
         raise ConfigError(
             f"Nobody runs the study in {directory} now, so there is nothing to {command}; `alearn resume {directory}` goes on with it."
@@ -52,9 +55,38 @@ def request(directory: Path, command: str, member: str | None = None) -> str:
     folder.mkdir(exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     part = folder / f".{name}.part"
-    part.write_text(json.dumps({"command": command, "member": member}))
+    part.write_text(json.dumps({"command": command, "member": member, "reason": reason}))
     os.replace(part, folder / f"{name}.json")
     return f"asked the study in {directory} to {command}{' ' + member if member else ''}; a running controller acts within a second."
+
+
+def revoke(directory: Path, member: str, reason: str = "") -> str:
+    """Take a member's samples back: they leave the training and the archive's views, and stay in the ledger.
+
+    A running study does it within a second. In one that nobody runs it is written down at once, and the next resume
+    trains anew without the member, also if the study was done.
+
+    Raises:
+        ConfigError: there is no study, or no such member, or it is revoked already.
+    """
+    reason = reason or "no reason given"
+    if not (directory / "ledger.sqlite").is_file():
+        raise ConfigError(f"There is no study in {directory} (no ledger.sqlite); give a study directory.")
+    if any(has_writer(arm) for arm in (directory, directory / "control")):
+        return request(directory, "revoke", member, reason)
+    with Ledger.open(directory) as ledger:
+        known = {m.id: m for m in ledger.members()}
+        if member not in known:
+            raise UnknownName("member", member, known, shown=["m0000 and so on, as in the ledger"])
+        if known[member].revoked:
+            raise ConfigError(f"{member} is revoked already ({known[member].revoked}).")
+        ledger.append([MemberRevoked(at=time.time(), member=member, reason=reason)])
+        ledger.set_meta("finished", False)
+        steps = known[member].steps
+    return (
+        f"{member} is revoked: its {steps} stored steps are in no archive view any more. The surrogate was trained with them; "
+        f"`alearn resume {directory}` trains anew without."
+    )
 
 
 def _check_member(arms: Sequence[Path], member: str) -> None:
@@ -78,7 +110,7 @@ def commands(directory: Path) -> Sequence[Command]:
         try:
             raw = json.loads(path.read_text())
             if raw.get("command") in COMMANDS:
-                found.append(Command(raw["command"], raw.get("member")))
+                found.append(Command(raw["command"], raw.get("member"), str(raw.get("reason", ""))))
         except (OSError, ValueError, AttributeError):
             pass
         path.unlink(missing_ok=True)

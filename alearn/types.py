@@ -51,6 +51,7 @@ class ExitCause(StrEnum):
     EXIT_CODE = "exit code"
     SIGNAL = "signal"
     OUT_OF_MEMORY = "out of memory"
+    DISK = "disk"
     WALL_TIME = "wall time"
     PREEMPTED = "preempted"
     NODE_LOST = "node lost"
@@ -230,6 +231,8 @@ class Member:
     queued_at: float = math.nan
     started_at: float = math.nan
     ended_at: float = math.nan
+    revoked: str = ""
+    """Why its samples must not be used any more; "" if they may."""
 
 
 def member_id(number: int) -> str:

@@ -29,7 +29,7 @@ from alearn.controller.kill import NeverKill, ValueOfContinuing
 from alearn.controller.member import Record, Settled
 from alearn.controller.monitors import Divergence, Monitor, MonitorPanel, NonFinite, OutOfRange, Stall
 from alearn.controller.policy import Ending, KeepSlotsFull, Learn, Policy, Rounds, Rule, StopRule, room
-from alearn.controller.replay import Difference, differences, replay
+from alearn.controller.replay import Difference, Hindsight, differences, hindsight, replay
 from alearn.controller.state import StudyState
 from alearn.controller.stop import BudgetSpent, ErrorGoal, FailureBudget, NoProgress
 
@@ -44,6 +44,7 @@ __all__ = [
     "ErrorGoal",
     "Evaluate",
     "FailureBudget",
+    "Hindsight",
     "KeepSlotsFull",
     "Kill",
     "Launch",
@@ -73,6 +74,7 @@ __all__ = [
     "apply",
     "differences",
     "fold",
+    "hindsight",
     "replay",
     "room",
 ]

@@ -40,7 +40,7 @@ class Retry:
         return [
             Requeue(m, f"lost in attempt {r.attempt} of at most {self.max_attempts + r.excused}; tried again")
             for m in state.lost.below(self.max_attempts)
-            if (r := state.records[m])
+            if (r := state.records[m]) and m not in state.revoked
         ]
 
     def classify(self, exit: Exit, record: Record) -> tuple[MemberState, str, str]:

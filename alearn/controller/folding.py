@@ -311,6 +311,16 @@ def _ended(s: StudyState, e: ev.MemberEnded) -> None:
     del s.records[e.member]
 
 
+def _revoked(s: StudyState, e: ev.MemberRevoked) -> None:
+    s.look(e.member)
+    if e.member in s.revoked:
+        s.late += 1
+        return
+    s.revoked.add(e.member)
+    s.steps_at_refit = 0  # what was trained before was trained on it too
+    s.outdated = True
+
+
 def _round(s: StudyState, e: ev.RoundDecided) -> None:
     s.rounds += e.round > 0
     s.refits_at_round, s.steps_at_round = s.refits, s.steps
@@ -330,6 +340,7 @@ def _evaluated(s: StudyState, e: ev.Evaluated) -> None:
 
 def _snapshot(s: StudyState, e: ev.SnapshotWritten) -> None:
     s.snapshot_at, s.snapshot_updates = e.at, e.updates
+    s.outdated = False
 
 
 _HANDLERS: dict[type[ev.Event], Callable[[StudyState, Any], None]] = {
@@ -351,6 +362,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[StudyState, Any], None]] = {
     ev.KillRequested: _kill_requested,
     ev.GhostSpared: _spared,
     ev.MemberEnded: _ended,
+    ev.MemberRevoked: _revoked,
     ev.RoundDecided: _round,
     ev.Refitted: _refitted,
     ev.Evaluated: _evaluated,

@@ -11,6 +11,12 @@ from alearn.controller.folding import apply
 from alearn.controller.policy import Policy
 from alearn.controller.state import StudyState
 
+_LEARNED = (Acquire, Refit, Evaluate, Checkpoint)
+"""Decisions that the learner carries out while the study goes on: their event comes later, and finds another state."""
+
+BY_USER = "by the user"
+"""How the reason of what the user did ends."""
+
 _KINDS: dict[type[ev.Event], type[Decision]] = {
     ev.MemberLaunched: Launch,
     ev.KillRequested: Kill,
@@ -66,9 +72,14 @@ def replay(events: Iterable[ev.Event], policy: Policy) -> Iterator[Step]:
         IllegalEvent: the events do not follow from each other.
     """
     state = StudyState()
+    standing: dict[type[Decision], Decision] = {}
     for number, event in enumerate(events):
         decisions = tuple(policy.decide(state, event.at))
-        yield Step(number, event, decisions, _agrees(event, decisions))
+        standing |= {type(d): d for d in decisions if isinstance(d, _LEARNED)}
+        asked = tuple(d for d in standing.values() if type(d) is _KINDS.get(type(event)))
+        yield Step(number, event, decisions, _agrees(event, (*decisions, *asked)))
+        for d in asked:
+            del standing[type(d)]
         apply(state, event)
 
 
@@ -100,7 +111,81 @@ def differences(events: Iterable[ev.Event], policy: Policy) -> list[Difference]:
     return sorted(out, key=lambda d: d.number)
 
 
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """What another kill policy would have done on the recorded members, as far as anybody can know.
+
+    Args:
+        members: members that streamed.
+        scored: scores of running members that the study wrote down; without them no value can be judged.
+        earlier: members that it would have killed and that ran on: their steps are known, and so is what it would have saved.
+        saved_steps: steps that those members made after that.
+        same: recorded kills that it wants too, at the latest when they happened.
+        unwanted: recorded kills that it does not want.
+        unknown_steps: steps that those members were expected to make and nobody simulated.
+        spared: members that it would have let run on as ghosts.
+    """
+
+    members: int
+    scored: int
+    earlier: tuple[str, ...]
+    saved_steps: int
+    same: int
+    unwanted: tuple[str, ...]
+    unknown_steps: int
+    spared: int
+
+
+def hindsight(events: Iterable[ev.Event], policy: Policy) -> Hindsight:
+    """Ask another policy about the kills of a recorded study.
+
+    A kill that it wants before the member ended is taken at its word: what the member did after it counts as saved. It
+    is judged on the recorded state, so with the surrogate, the queue and the budget as they were.
+
+    Raises:
+        IllegalEvent: the events do not follow from each other.
+    """
+    wanted: dict[tuple[str, int], int] = {}
+    ghosts: set[str] = set()
+    steps: dict[str, int] = {}
+    earlier: dict[str, int] = {}
+    unwanted: dict[str, int] = {}
+    scored = same = 0
+    for step in replay(events, policy):
+        for d in step.decisions:
+            if isinstance(d, Kill) and not d.fault and (d.member, d.attempt) not in wanted:
+                wanted[d.member, d.attempt] = steps.get(d.member, 0)
+            elif isinstance(d, Spare):
+                ghosts.add(d.member)
+        match step.event:
+            case ev.SamplesStored(member=m, steps=n):
+                steps[m] = steps.get(m, 0) + n
+            case ev.MemberScored():
+                scored += 1
+            case ev.KillRequested(member=m, attempt=a, fault=False, reason=why) if not why.endswith(BY_USER):
+                if (m, a) in wanted:
+                    same += 1
+                else:
+                    unwanted[m] = step.event.saved_steps
+            case ev.MemberEnded(member=m, attempt=a) if (m, a) in wanted:
+                after = steps.get(m, 0) - wanted.pop((m, a))
+                if after > 0:
+                    earlier[m] = after
+    return Hindsight(
+        members=len(steps),
+        scored=scored,
+        earlier=tuple(earlier),
+        saved_steps=sum(earlier.values()),
+        same=same,
+        unwanted=tuple(unwanted),
+        unknown_steps=sum(unwanted.values()),
+        spared=len(ghosts),
+    )
+
+
 def _agrees(event: ev.Event, decisions: tuple[Decision, ...]) -> bool | None:
+    if getattr(event, "reason", "").endswith(BY_USER):
+        return None  # nobody's decision but the user's
     if isinstance(event, ev.MemberRescored):
         if not event.withdrawn:
             return None

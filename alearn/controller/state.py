@@ -54,6 +54,8 @@ class StudyState:
         updates, refits: optimiser updates; trainings.
         evaluations: the last few ``Evaluated`` events; ``evaluations_total`` counts all.
         snapshot_at, snapshot_updates: of the latest snapshot.
+        revoked: members whose samples the user took back.
+        outdated: the snapshots know a member that was revoked since.
     """
 
     def __init__(self) -> None:
@@ -105,6 +107,8 @@ class StudyState:
         self.evaluations_total = 0
         self.snapshot_at = math.nan
         self.snapshot_updates = 0
+        self.revoked: set[str] = set()
+        self.outdated = False
         self.refits_at_round = 0
         self.steps_at_round = 0
         self.steps_at_refit = 0

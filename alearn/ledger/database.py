@@ -19,7 +19,8 @@ from alearn.ledger.fold import Row
 from alearn.types import Member, MemberState
 
 NAME = "ledger.sqlite"
-FORMAT = 1
+FORMAT = 2
+"""2: a member's row ends with why it was revoked."""
 APPLICATION_ID = 0x414C524E  # "ALRN"
 
 _SHARED = ("nfs", "lustre", "gpfs", "cifs", "smb", "fuse", "beegfs", "afs", "ceph", "9p", "glusterfs", "ocfs2", "gfs2", "panfs", "orangefs")
@@ -90,6 +91,8 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         db.close()
         raise LedgerError(f"The ledger {path} has format {version}; this alearn reads formats up to {FORMAT}: upgrade alearn to open it.")
     if not readonly:
+        if version < FORMAT:
+            _migrate(path, db, version)
         wanted = journal_mode(path.parent)
         try:
             db.execute("PRAGMA synchronous=FULL")
@@ -100,6 +103,31 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         if got.upper() != wanted:
             _log.warning("The ledger keeps the journal mode %s instead of %s because somebody reads it now.", got, wanted)
     return db
+
+
+def _migrate(path: Path, db: sqlite3.Connection, version: int) -> None:
+    """Bring a ledger of an earlier format up to this one, in one transaction; every row is verified on the way.
+
+    Raises:
+        LedgerCorrupt: a row does not match its checksum; nothing was changed.
+        LedgerError: the disk does not take it; nothing was changed.
+    """
+    try:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN IMMEDIATE")
+        changed = [member_row(row) for row in read_members(db)]
+        db.executemany("UPDATE members SET body = ?, crc = ? WHERE number = ?", [(row[-2], row[-1], row[0]) for row in changed])
+        write_meta(db, "migrated_from", version)
+        db.execute(f"PRAGMA user_version={FORMAT}")
+        failpoints.hit("ledger.migrate_before_commit")
+        db.execute("COMMIT")
+    except (OSError, sqlite3.Error) as error:
+        db.close()
+        raise LedgerError(f"The ledger {path} has format {version} and could not be brought to format {FORMAT}: {error}.") from error
+    except BaseException:
+        db.close()
+        raise
+    _log.info("The ledger %s was brought from format %d to format %d.", path, version, FORMAT)
 
 
 def _open(path: Path, readonly: bool) -> sqlite3.Connection:
@@ -201,7 +229,21 @@ def member_row(row: Row) -> tuple[Any, ...]:
     """A members row, checksum last."""
     m = row.member
     body = json.dumps(
-        [dict(m.parameters), list(m.x), m.reason, m.origin, m.score, m.why, m.round, m.t, m.core_s, m.queued_at, m.started_at, m.ended_at],
+        [
+            dict(m.parameters),
+            list(m.x),
+            m.reason,
+            m.origin,
+            m.score,
+            m.why,
+            m.round,
+            m.t,
+            m.core_s,
+            m.queued_at,
+            m.started_at,
+            m.ended_at,
+            m.revoked,
+        ],
         separators=(",", ":"),
     )
     values = (row.number, m.id, m.state.value, m.attempt, m.steps, row.duplicates, body)
@@ -222,11 +264,11 @@ def checked_member(raw: tuple[Any, ...]) -> Row:
     if not sound:
         raise LedgerCorrupt(f"The row of member {raw[1]!r} (number {raw[0]!r}) in the members table does not match its checksum.")
     number, name, state, attempt, steps, duplicates, body = values
-    parameters, x, reason, origin, score, why, round_, t, core_s, queued_at, started_at, ended_at = json.loads(body)
+    parameters, x, reason, origin, score, why, round_, t, core_s, queued_at, started_at, ended_at, *later = json.loads(body)
     member = Member(
         id=name, parameters=parameters, x=tuple(x), state=MemberState(state), attempt=attempt, reason=reason, origin=origin,
         score=score, why=why, round=round_, steps=steps, t=t, core_s=core_s, queued_at=queued_at, started_at=started_at,
-        ended_at=ended_at,
+        ended_at=ended_at, revoked=later[0] if later else "",
     )  # fmt: skip
     return Row(number, member, duplicates)
 

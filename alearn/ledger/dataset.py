@@ -40,7 +40,7 @@ def open_archive(directory: Path | str) -> xr.Dataset:
         LedgerError: there is no study.
     """
     with Ledger.open(Path(directory), readonly=True) as ledger:
-        members = [m for m in ledger.members() if m.steps]
+        there = [m for m in ledger.members() if m.steps and not m.revoked]
         numbers = ledger.member_numbers()
         schema = ledger.schema()
         if schema is None:

@@ -16,6 +16,7 @@ from alearn.events import (
     MemberQueued,
     MemberRequeued,
     MemberRescored,
+    MemberRevoked,
     MemberRunning,
     SamplesStored,
     StudyResumed,
@@ -99,6 +100,8 @@ class MemberTable:
                 yield _with(row, score=event.score, why=event.why or row.member.why)
         elif isinstance(event, MemberRequeued):
             yield _with(self.get(event.member), state=MemberState.QUEUED, reason="")
+        elif isinstance(event, MemberRevoked):
+            yield _with(self.get(event.member), revoked=event.reason or "revoked")
         elif isinstance(event, SamplesStored):
             row = self.get(event.member)
             changed = dataclasses.replace(row, duplicates=row.duplicates + event.duplicates)

@@ -234,7 +234,7 @@ class Ledger:
         """The samples in the order in which they were stored, verified.
 
         Args:
-            members: only those of these members; None is all.
+            members: only those of these members; None is all but the revoked.
             after: leave out the first so many samples of the study.
             fields: only these fields are read; None is all.
 
@@ -546,11 +546,15 @@ class Ledger:
         self._refresh()
         return {row.number: row.member for row in self._table}
 
-    def _sample_rows(self, after: int, wanted: str | None, limit: int) -> list[SampleRow]:
-        only = "" if wanted is None else "AND member IN (SELECT value FROM json_each(?)) "
-        sql = f"SELECT seq, member, step, attempt, t, segment, record, data_crc, crc FROM samples WHERE seq > ? {only}ORDER BY seq LIMIT ?"
-        arguments = (after, limit) if wanted is None else (after, wanted, limit)
-        return [database.checked_sample(raw) for raw in rows(self._db, sql, arguments)]
+    def _numbers_of(self, members: Sequence[str] | None) -> str | None:
+        """The members' numbers as JSON for ``_sample_rows``; of all that are not revoked if none are named."""
+        if members is None:
+            known = self.members()
+            if not any(m.revoked for m in known):
+                return None
+            members = [m.id for m in known if not m.revoked]
+        numbers = self.member_numbers()
+        return json.dumps([numbers[m] for m in members if m in numbers])
 
     def _read(self, chunk: Sequence[SampleRow], names: Sequence[str]) -> Iterator[tuple[SampleRow, dict[str, Array]]]:
         schema = self.schema()
