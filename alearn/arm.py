@@ -29,7 +29,7 @@ from alearn.controller import decisions as do
 from alearn.controller.member import Record
 from alearn.errors import DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
 from alearn.launcher import Adopting, past_exit, sweep
-from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, RunningMember, Save
+from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, Rescore, RunningMember, Save
 from alearn.ledger import Ledger, SampleRefused
 from alearn.steering import commands
 from alearn.transport.base import Broken, End, Hello
@@ -81,7 +81,7 @@ class Arm:
         self._streams: dict[tuple[str, int], End | Broken | None] = {}
         self._faults: dict[str, ev.MonitorAlarm] = {}
         self._judged_at = self._steered_at = 0.0
-        self._holdout = 0
+        self._holdout = self._checkpointed = 0
         self.news: deque[tuple[str, str, str, int]] = deque(maxlen=32)
         self._sealing: threading.Thread | None = None
 
@@ -115,12 +115,13 @@ class Arm:
     def _begin(self) -> None:
         """Start the study, or take it up where its ledger says it was left."""
         if not self.state.started:
+            self.ledger.set_meta("parameter_units", self.rooms.space.units)
             self._chronicle.record(self.rooms.started(time.time()))
         else:
             commands(self._root)  # what was asked of the controller before: nobody means it now
             self._chronicle.record(ev.StudyResumed(at=time.time()))
             self._take_up()
-        if self.ledger.schema() is not None:
+        if self.ledger.schema() is not None and self.rooms.learning:
             self._start_learner()
 
     def _take_up(self) -> None:
@@ -211,7 +212,7 @@ class Arm:
         try:
             if hello.schema.fields:  # a member that ends without a step announces none
                 self.ledger.set_schema(hello.schema)
-                if first:
+                if first and self.rooms.learning:
                     self._start_learner()
         except SchemaError as error:
             self._fault(_misfit(hello.member, error))
@@ -256,8 +257,8 @@ class Arm:
                 batch = [s for s in batch if s.member != error.member]
         for key in {(s.member, s.attempt) for s in batch}:
             self.rooms.reader.acknowledge(*key, self.ledger.stored_steps(key[0]))
-        if self.learner is not None:
         batch = [s for s in batch if s.member not in self.state.revoked]
+        if self.learner is not None:
             self.learner.feed([s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)])
 
     def _collect(self) -> None:
@@ -324,8 +325,13 @@ class Arm:
                 self._chronicle.record(*[s for s in result if s.member in active])
             case Measure():
                 self._measured(result, answer.question, answer.seconds)
+            case Rescore():
+                changed = {m: s for m, s in result.items() if m in self.state.queue and s != self.state.records[m].score}
+                self._chronicle.record(*[ev.MemberRescored(at=now, member=m, score=s) for m, s in changed.items()])
             case Save():
                 self._chronicle.record(ev.SnapshotWritten(at=now, name=answer.question.path.name, updates=self.state.updates))
+                self.ledger.discard(self._checkpointed)  # what the checkpoint before this one holds: either may be damaged
+                self._checkpointed = answer.question.samples
                 self._seal()
 
     def _seal(self) -> None:
@@ -336,6 +342,13 @@ class Arm:
 
     def _measured(self, m: Measured, asked: Measure, seconds: float) -> None:
         now = time.time()
+        queued = {
+            r.id: (r.x, r.first_score)
+            for m in self.state.queue
+            if math.isfinite((r := self.state.records[m]).first_score) and not r.attempt
+        }
+        if queued and not asked.final:
+            self._ask(Rescore(queued))
         self._chronicle.record(
             ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds),
             ev.Evaluated(
@@ -345,6 +358,7 @@ class Arm:
                 error=m.error,
                 prequential=m.prequential,
                 calibration=m.calibration,
+                std=m.std,
             ),
         )
 
@@ -363,19 +377,16 @@ class Arm:
             record = self.state.active.get(wish.member or "")
             if wish.command == "kill" and record is not None:
                 self._kill(do.Kill(record.id, record.attempt, "killed by the user"))
+            elif wish.command == "revoke" and wish.member is not None:
+                self._revoke(wish.member, wish.reason)
             elif wish.command == "pause":
                 self._chronicle.record(ev.StudyPaused(at=now, reason="by the user"))
             elif wish.command == "continue":
-            elif wish.command == "revoke" and wish.member is not None:
-                self._revoke(wish.member, wish.reason)
                 self._chronicle.record(ev.StudyContinued(at=now))
             elif wish.command == "stop":
                 self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
                 return
 
-    # --- decisions go out ------------------------------------------------------------------------------------
-
-    def _act(self, decision: do.Decision) -> None:
     def _revoke(self, member: str, reason: str) -> None:
         """Take a member's samples back; what was learned from them is unlearned by learning anew from the rest."""
         if member in self.state.revoked or member not in self._chronicle.atlas.points:
@@ -389,6 +400,9 @@ class Arm:
             self._asked.clear()
             self._start_learner()
 
+    # --- decisions go out ------------------------------------------------------------------------------------
+
+    def _act(self, decision: do.Decision) -> None:
         now = time.time()
         match decision:
             case do.Launch(member=member):
@@ -406,15 +420,16 @@ class Arm:
                 self._acquire(decision)
             case do.Refit() | do.Evaluate():
                 final = isinstance(decision, do.Refit) and decision.last
-                self._ask(Measure(self.state.steps, self.state.with_data, final))
+                atlas = self._chronicle.atlas
+                self._ask(Measure(self.state.steps, self.state.with_data, final, tuple(atlas.with_data.values()), tuple(atlas.failed)))
             case do.Checkpoint():
-                self._ask(Save(self.directory / "snapshots"))
+                self._ask(Save(self.directory / "snapshots", self.ledger.last_sample))
             case do.Pause(reason=reason):
                 self._chronicle.record(ev.StudyPaused(at=now, reason=reason))
             case do.Stop(state=state, reason=reason):
                 self._chronicle.record(ev.StudyEnded(at=now, state=state, reason=reason))
 
-    def _ask(self, question: Propose | Judge | Measure | Save) -> None:
+    def _ask(self, question: Propose | Judge | Measure | Rescore | Save) -> None:
         """Ask the learner, one question of a kind at a time."""
         if self.learner is not None and type(question) not in self._asked:
             self._asked.add(type(question))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from alearn.acquisition.base import Acquisition
 from alearn.config import NO_SIMULATION, Config, PlugIn
 from alearn.controller import (
     BudgetSpent,
+    CoverageGoal,
     ErrorGoal,
     FailureBudget,
     KeepSlotsFull,
     Learn,
     MonitorPanel,
+    NoProgress,
     Policy,
     Retry,
     Rounds,
@@ -53,6 +56,11 @@ class Rooms:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    @property
+    def learning(self) -> bool:
+        """Whether anything is learned from this arm's members; nothing is from the test members."""
+        return self.arm != "test"
 
     @property
     def acquisition_name(self) -> str:
@@ -144,7 +152,7 @@ def assemble(config: Config, arm: str) -> Rooms:
 
     Args:
         config: the arm's configuration.
-        arm: "active" or "control".
+        arm: "active", "control" or "test".
 
     Raises:
         ConfigError: something cannot be made; nothing was started.
@@ -156,7 +164,7 @@ def assemble(config: Config, arm: str) -> Rooms:
         space=space,
         simulation=make_simulation(config),
         acquisition=_build("acquisition", config.acquisition, seed=config.seed),
-        policy=make_policy(config),
+        policy=make_policy(config, learning=arm != "test"),
         reference=find_reference(config, space),
         monitors=make_monitors(config),
         launcher=_build("launcher", config.launcher, carrier={"name": config.transport.name, **config.transport.options}),
@@ -164,19 +172,25 @@ def assemble(config: Config, arm: str) -> Rooms:
     )
 
 
-def make_policy(config: Config) -> Policy:
-    """The controller's policy."""
+def make_policy(config: Config, *, learning: bool = True) -> Policy:
+    """The controller's policy; without ``learning`` the members run and that is all."""
     goal = config.goal
     stop: list[Any] = [BudgetSpent(), FailureBudget(share=config.failure.budget)]
     if goal.metric is not None and goal.below is not None:
-        source = "error" if config.reference else "prequential"
+        source = "error" if config.test_set else "prequential"
         stop.append(ErrorGoal(metric=goal.metric, threshold=goal.below, source=source))
+    if goal.std is not None:
+        stop.append(CoverageGoal(share=goal.share, std=goal.std))
+    if goal.patience:
+        source = "error" if config.test_set else "prequential"
+        metric = goal.metric or "mean"
+        stop.append(NoProgress(metric=metric, evaluations=goal.patience, improvement=goal.improvement, source=source))
     q = config.design.batch
     return Policy(
-        launch=KeepSlotsFull(),
+        launch=KeepSlotsFull(withdraw_below=config.design.withdraw_below),
         kill=_build("kill", config.kill),
         acquire=Rounds(design=config.initial, q=q, low_water=min(2, q), holdout=config.design.holdout),
-        learn=Learn(members=q),
+        learn=Learn(members=q) if learning else Learn(members=0, first_steps=sys.maxsize),
         stop=stop,
         failure=Retry(max_attempts=config.failure.attempts),
     )
@@ -186,8 +200,10 @@ def make_monitors(config: Config) -> MonitorPanel:
     """What watches the members' streams."""
 
     def factory(name: str) -> Callable[[], Any]:
-        build("monitor", name, config.monitors[name])  # a wrong option is told now
-        return lambda: build("monitor", name, config.monitors[name])
+        options = dict(config.monitors[name])
+        plugin = str(options.pop("target", name))
+        build("monitor", plugin, options)  # a wrong option is told now
+        return lambda: build("monitor", plugin, options)
 
     return MonitorPanel({name: factory(name) for name in config.monitors})
 
@@ -202,12 +218,13 @@ def find_reference(config: Config, space: Space) -> Reference | None:
     Raises:
         ConfigError: it is not there, or is over other parameters.
     """
-    if config.reference is None:
+    name = config.test_set
+    if name is None:
         return None
-    reference = Reference.read(config.reference) if config.reference.endswith(".npz") else load_reference(config.reference)
+    reference = Reference.read(name) if name.endswith(".npz") else load_reference(name)
     if set(reference.names) != set(space.names):
         raise ConfigError(
-            f"The reference '{config.reference}' is over {sorted(reference.names)}, but the space has {sorted(space.names)}; "
+            f"The reference '{name}' is over {sorted(reference.names)}, but the space has {sorted(space.names)}; "
             "set reference=null or give one over the same parameters."
         )
     return reference

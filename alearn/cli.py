@@ -161,9 +161,10 @@ def _status(words: list[str]) -> int:
     status = read_status(args.directory)
     print(status.to_json() if args.json else render_status(status))
     if not args.json and status.state == "running":
+        from alearn.ledger.folders import arm_folders
         from alearn.ledger.lock import has_writer
 
-        if not any(has_writer(arm) for arm in (args.directory, args.directory / "control")):
+        if not any(map(has_writer, arm_folders(args.directory))):
             print(f"  its controller is gone; `alearn resume {args.directory}` goes on from there")
     return 0
 
@@ -199,8 +200,8 @@ def _report(words: list[str]) -> int:
 def _verify(words: list[str]) -> int:
     args = _directory("Check every checksum of ledger and archive.", "verify", words)
     from alearn.ledger import Ledger
-
     from alearn.ledger.folders import arm_folders
+
     sound = True
     for arm in arm_folders(args.directory) or [args.directory]:
         ledger = Ledger.open(arm, readonly=True)
@@ -214,7 +215,6 @@ def _verify(words: list[str]) -> int:
     return 0 if sound else 1
 
 
-def _predict(words: list[str]) -> int:
 def _replay(words: list[str]) -> int:
     parser = _Parser(prog="alearn replay", description="Derive every decision of a study again from its events.")
     parser.add_argument("directory", type=Path, metavar="DIR")
@@ -227,6 +227,7 @@ def _replay(words: list[str]) -> int:
     return replay_command(args.directory, args.policy, args.set, args.all)
 
 
+def _predict(words: list[str]) -> int:
     parser = _Parser(prog="alearn predict", description="The surrogate's mean and standard deviation.")
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a parameter's value (once for each)")
@@ -281,7 +282,6 @@ def _steer(command: str) -> Callable[[list[str]], int]:
     return steer
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _revoke(words: list[str]) -> int:
     parser = _Parser(prog="alearn revoke", description="Take a member's samples back: out of the training and the archive's views.")
     parser.add_argument("directory", type=Path, metavar="DIR")
@@ -294,6 +294,7 @@ def _revoke(words: list[str]) -> int:
     return 0
 
 
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "run": _run,
     "submit": _submit,
@@ -303,10 +304,10 @@ def _revoke(words: list[str]) -> int:
     "report": _report,
     "predict": _predict,
     "verify": _verify,
-    "kill": _steer("kill"),
     "replay": _replay,
-    "pause": _steer("pause"),
+    "kill": _steer("kill"),
     "revoke": _revoke,
+    "pause": _steer("pause"),
     "continue": _steer("continue"),
     "stop": _steer("stop"),
     "plan": _plan,

@@ -19,7 +19,11 @@ from alearn.errors import ConfigError, UnknownName
 GROUPS = ("simulation", "surrogate", "acquisition", "kill", "launcher", "transport", "buffer", "trainer")
 NO_SIMULATION = "No simulation is named; give simulation=python simulation.target=FILE.py:FUNCTION, or experiment=gray_scott."
 METRICS = ("mean", "rmse", "p95", "p99", "max")
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
 VIEWS = ("auto", "live", "plain", "quiet")
+ARCHIVES = ("bp5", "none")
+TEST_SEED = 1_000_003
+"""Keeps the Sobol design of a study's own test members apart from all its other points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +44,27 @@ class Design:
     initial: int | None = None
     batch: int = 4
     holdout: float = 0.1
+    withdraw_below: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The limits of a study; None is no limit."""
+    """The limits of a study; None is no limit. ``money`` is in the currency of ``price``, which is for a core-hour."""
 
     members: int | None = 60
     steps: int | None = None
     core_hours: float | None = None
     wall_minutes: float | None = None
+    money: float | None = None
+    price: float | None = None
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, in the units of the controller: members, steps, core_s, wall_s."""
+        hours = [h for h in (self.core_hours, None if self.money is None else self.money / (self.price or math.nan)) if h is not None]
         raw = {
             "members": self.members,
             "steps": self.steps,
-            "core_s": None if self.core_hours is None else self.core_hours * 3600,
+            "core_s": min(hours) * 3600 if hours else None,
             "wall_s": None if self.wall_minutes is None else self.wall_minutes * 60,
         }
         return {k: float(v) for k, v in raw.items() if v is not None}
@@ -64,10 +72,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Stop as soon as the error's ``metric`` is below a value; None is no goal."""
+    """Stop as soon as the error's ``metric`` is below a value, or ``share`` of the box has a standard deviation below
+    ``std`` (in units of the outputs' spread), or ``patience`` measurements in a row brought less than ``improvement``.
+    None, and a patience of 0, is no goal."""
 
     metric: str | None = None
     below: float | None = None
+    std: float | None = None
+    share: float = 0.95
+    patience: int = 0
+    improvement: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ class Config:
     seed: int = 0
     outputs: str | tuple[str, ...] = "auto"
     units: Mapping[str, str] = field(default_factory=dict)
-    reference: str | None = None
+    reference: str | int | None = "auto"
     t_is_input: str | bool = "auto"
     design: Design = Design()
     budget: Budget = Budget()
@@ -110,6 +124,7 @@ class Config:
     failure: Failure = Failure()
     control: Control = Control()
     monitors: Mapping[str, Any] = field(default_factory=lambda: {"nonfinite": {}, "stall": {}})
+    archive: str = "bp5"
     view: str = "auto"
 
     @classmethod
@@ -137,10 +152,11 @@ class Config:
         values["study"] = _name(values.get("study", "study"))
         values["seed"] = _whole("seed", values.get("seed", 0), 0)
         values["outputs"] = _outputs(values.get("outputs", "auto"))
-        values["reference"] = _reference(values.get("reference"))
+        values["reference"] = _reference(values.get("reference", "auto"))
         values["monitors"] = _monitors(values.get("monitors", {"nonfinite": {}, "stall": {}}))
         values["units"] = {str(k): str(v) for k, v in (values.get("units") or {}).items()}
         _choice("view", values.get("view", "auto"), VIEWS)
+        values["archive"] = _choice("archive", values.get("archive", "bp5"), ARCHIVES)
         if values.get("t_is_input", "auto") not in ("auto", True, False):
             raise ConfigError(f"t_is_input is {values['t_is_input']!r}; write auto, true or false.")
         config = cls(**values)
@@ -167,6 +183,34 @@ class Config:
             return self.design.initial
         size = max(8, 4 * len(self.space))
         return max(2, min(size, self.budget.members // 3)) if self.budget.members else size
+
+    @property
+    def test_set(self) -> str | None:
+        """The fixed test set that is named: a bundled simulator's, or a file; None if there is none (yet)."""
+        return self.reference if isinstance(self.reference, str) and self.reference != "auto" else None
+
+    @property
+    def test_members(self) -> int:
+        """How many test members the study simulates first, outside its budget: ``reference=N``, or, for a study with a
+        control arm and no other reference, a quarter of its members, but at least 8 and at most 32."""
+        if self.simulation is None:
+            return 0
+        if isinstance(self.reference, int):
+            return self.reference
+        if self.reference != "auto" or not self.control.enabled:
+            return 0
+        return min(32, max(8, (self.budget.members or 96) // 4))
+
+    def test_arm(self) -> Config:
+        """The test members: a Sobol design of its own, run to the end and never learned from."""
+        return dataclasses.replace(
+            self.control_arm(),
+            reference=None,
+            seed=self.seed + TEST_SEED,
+            budget=Budget(members=self.test_members),
+            archive="bp5",
+            design=dataclasses.replace(self.design, initial=self.test_members, holdout=0.0),
+        )
 
     def control_arm(self) -> Config:
         """The same study with Sobol points and without kills: the control."""
@@ -256,7 +300,13 @@ def _check(config: Config) -> None:
     for name, value in (("budget.core_hours", b.core_hours), ("budget.wall_minutes", b.wall_minutes)):
         if value is not None:
             _number(name, value, 0, math.inf)
-    if not b.limits() and g.metric is None:
+    if b.money is not None:
+        _number("budget.money", b.money, 0, math.inf)
+        if b.price is None:
+            raise ConfigError(f"budget.money is {b.money} but budget.price is not set; say what a core-hour costs.")
+    if b.price is not None and not _number("budget.price", b.price, 0, math.inf):
+        raise ConfigError("budget.price is 0; a core-hour that costs nothing needs no budget of money.")
+    if not b.limits() and g.metric is None and g.std is None:
         raise ConfigError("The study has neither a budget nor a goal and would never end; set budget.members, for example.")
     if d.initial is not None:
         _whole("design.initial", d.initial, 1)
@@ -271,6 +321,13 @@ def _check(config: Config) -> None:
         if g.below is None:
             raise ConfigError(f"goal.metric is {g.metric} but goal.below is not set; say which error is good enough.")
         _number("goal.below", g.below, 0, math.inf)
+    if g.std is not None:
+        _number("goal.std", g.std, 0, math.inf)
+    if g.share not in SHARES:
+        raise ConfigError(f"goal.share is {g.share!r}; choose one of {', '.join(map(str, SHARES))}.")
+    _whole("goal.patience", g.patience, 0)
+    _number("goal.improvement", g.improvement, 0, 1)
+    _number("design.withdraw_below", d.withdraw_below, 0, 1)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -310,9 +367,11 @@ def _monitors(value: Any) -> dict[str, Any]:
     return {str(name): _plain(options or {}) for name, options in value.items() if options is not False}
 
 
-def _reference(value: Any) -> str | None:
+def _reference(value: Any) -> str | int | None:
     if value is None:
         return None
+    if isinstance(value, int):
+        return _whole("reference", value, 2)
     text = str(value)
     return str(Path(text).expanduser().resolve()) if text.endswith(".npz") else text
 

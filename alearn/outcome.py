@@ -21,6 +21,7 @@ from alearn.types import MemberState
 
 if TYPE_CHECKING:
     from alearn.arm import Arm
+    from alearn.learner import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Outcome:
         return _replace(status, state="running") if more else status
 
     def _whole(self, control: Status) -> Status:
+        if control.arm == "test":  # the other arms are to come
+            return _replace(control, state="running") if control.state == "done" else control
         active = self._active or read_status(self.directory)
         return _replace(active, state=control.state, control=control)
 
@@ -106,7 +109,7 @@ class Outcome:
             eta_s=used * (1 - share) / share if share > 0.1 and not state.ended else None,
             budget=gauges,
             kills=tuple(KillNote(member, reason, step, how) for member, how, reason, step in list(arm.news)[-8:]),
-            activity=vitals.doing if vitals is not None else "waiting for the first time step",
+            activity=_activity(arm, vitals),
         )
 
     def broken(self) -> None:
@@ -137,6 +140,12 @@ class Outcome:
         _print(f"report  {shown(page)}")
 
 
+def _activity(arm: Arm, vitals: Vitals | None) -> str:
+    if not arm.rooms.learning:
+        return "simulating the test members"
+    return vitals.doing if vitals is not None else "waiting for the first time step"
+
+
 def shown(path: Path) -> Path:
     """The path as a person in the present folder would write it."""
     here = Path.cwd()
@@ -155,7 +164,7 @@ def status_of(state: StudyState) -> Status:
             queued=counts[MemberState.QUEUED],
             running=counts[MemberState.STARTING] + counts[MemberState.RUNNING],
             done=counts[MemberState.DONE],
-            killed=counts[MemberState.KILLED],
+            killed=counts[MemberState.KILLED] - state.withdrawn,
             failed=counts[MemberState.FAILED],
             lost=counts[MemberState.LOST],
         ),

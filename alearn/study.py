@@ -10,8 +10,9 @@
           └── report ◄─┴──── study (ledger, archive, snapshots) ◄──┘
 
 The loop that turns this picture is ``alearn/arm.py``; ``alearn/assembly.py`` makes the rooms from the
-configuration; ``alearn/learner.py`` holds trainer and acquisition. A study has one arm, or two: the active one,
-and a control arm that is the same but for its Sobol points and without kills, in the folder ``control``.
+configuration; ``alearn/learner.py`` holds trainer and acquisition. A study has one arm, or several: the active one,
+a control arm that is the same but for its Sobol points and without kills, in the folder ``control``, and before
+them, where no test set is named, test members that nothing is learned from, in the folder ``test``.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from alearn.config import Config
-from alearn.errors import ConfigError, LedgerError
+from alearn.errors import ConfigError, LedgerError, StudyFailed
 from alearn.ledger import Ledger, open_archive
 from alearn.simulation import target_of
+from alearn.testset import with_test_set, write_test_set
 from alearn.types import Candidate, Parameters
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Study:
         if callable(acquisition):
             acquisition = {"name": "python", "target": target_of(acquisition, self.directory, "acquisition.py")}
         raw = {
-            "space": _boxes(space),
+            "space": {n: list(box) if isinstance(box, tuple) else box for n, box in space.items()},
             "simulation": None if simulation is None else _simulation(simulation, self.directory),
             "surrogate": surrogate,
             "acquisition": acquisition,
@@ -90,7 +92,8 @@ class Study:
     def from_config(cls, config: Config, directory: Path) -> Study:
         """A study as configured, in ``directory``."""
         study = cls.__new__(cls)
-        study.config, study.directory = config, Path(directory)
+        study.directory = Path(directory)
+        study.config = with_test_set(config, study.directory)
         study._loop, study._resuming = None, False
         return study
 
@@ -137,6 +140,7 @@ class Study:
         if not (self.directory / "config.yaml").exists():
             self.config.save(self.directory / "config.yaml")
         with Outcome(self.directory, self.config) as outcome, _interruption() as interrupted:
+            _ledger(self.directory, self.config).close()  # from here on there is a study in this directory
             for name, directory, config in self.arms():
                 ledger = _ledger(directory, config)
                 try:
@@ -146,10 +150,16 @@ class Study:
                     state = Arm(rooms, ledger, directory, self.directory, outcome.show, interrupted).run()
                     if state.end_state == "done":
                         ledger.seal()
+                        if name == "test":
+                            write_test_set(ledger, rooms.space, self.directory)
+                            self.config = outcome.config = with_test_set(self.config, self.directory)
                         ledger.set_meta("finished", True)
                 except LedgerError as error:
                     outcome.broken()
                     raise LedgerError(f"{error} Then: alearn resume {self.directory}") from error
+                except StudyFailed:
+                    outcome.broken()
+                    raise
                 finally:
                     ledger.close()
                 if state.end_state != "done":
@@ -157,12 +167,13 @@ class Study:
             outcome.conclude()
         return self
 
-    def arms(self) -> list[tuple[str, Path, Config]]:
-        """The arms: name, directory and configuration."""
-        arms = [("active", self.directory, self.config)]
+    def arms(self) -> Iterator[tuple[str, Path, Config]]:
+        """The arms in the order in which they run: name, directory and configuration."""
+        if self.config.test_members:  # until they have run: what they gave is the reference from then on
+            yield "test", self.directory / "test", self.config.test_arm()
+        yield "active", self.directory, self.config
         if self.config.control.enabled:
-            arms.append(("control", self.directory / "control", self.config.control_arm()))
-        return arms
+            yield "control", self.directory / "control", self.config.control_arm()
 
     @property
     def exit_code(self) -> int:
@@ -257,11 +268,7 @@ def _ledger(directory: Path, config: Config) -> Ledger:
     if (directory / "ledger.sqlite").exists():
         return Ledger.open(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    return Ledger.create(directory, study=config.study)
-
-
-def _boxes(space: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(box) if isinstance(box, tuple) else box for name, box in space.items()}
+    return Ledger.create(directory, study=config.study, archive=config.archive)
 
 
 def _simulation(simulation: Callable[..., Any] | Mapping[str, Any] | str, directory: Path) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ class Reference:
         outputs: the outputs' names.
         values: the true outputs, ``N x T x m``, float32.
         box: the parameter box that the points fill evenly.
+        labels: of parameters that are no numbers: their values, which ``points`` counts from 0.
         provenance: how the file was made.
     """
 
@@ -43,6 +44,7 @@ class Reference:
     values: Array = field(repr=False)
     box: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.points), len(self.t), len(self.outputs))
@@ -58,9 +60,12 @@ class Reference:
         return len(self.points)
 
     @property
-    def parameters(self) -> list[dict[str, float]]:
+    def parameters(self) -> list[dict[str, Any]]:
         """The points as dicts."""
-        return [dict(zip(self.names, map(float, row), strict=True)) for row in self.points]
+        return [
+            {n: self.labels[n][int(v)] if n in self.labels else float(v) for n, v in zip(self.names, row, strict=True)}
+            for row in self.points
+        ]
 
     def thinned(self, times: int) -> Reference:
         """The same members at no more than so many of the times, evenly chosen, the last among them."""
@@ -72,6 +77,7 @@ class Reference:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"names": self.names, "outputs": self.outputs, "box": dict(self.box), "provenance": dict(self.provenance)}
+        about["labels"] = {name: list(values) for name, values in self.labels.items()}
         part = path.with_name(f".{path.name}.part")
         with part.open("wb") as file:
             np.savez_compressed(
@@ -99,6 +105,7 @@ class Reference:
                     np.asarray(file["values"], dtype=np.float32),
                     {name: (float(low), float(high)) for name, (low, high) in about["box"].items()},
                     about["provenance"],
+                    about.get("labels", {}),
                 )
         except FileNotFoundError as error:
             raise ConfigError(f"The reference file {path} does not exist; make it with scripts/make_reference.py.") from error
