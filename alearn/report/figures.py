@@ -25,7 +25,10 @@ _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#22
 
 
 def learning_curves(active: ArmData, control: ArmData | None = None, error_name: str = "error", error_unit: str = "") -> Figure:
-    """Error against simulated steps, four metrics, both arms; the numbers at the ends are the last errors."""
+    """Error against simulated steps, four metrics, both arms; the numbers at the ends are the last errors.
+
+    Without a test set the mean is that of the arriving members, before they were learned from (prequential).
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     with house_style():
@@ -34,11 +37,13 @@ def learning_curves(active: ArmData, control: ArmData | None = None, error_name:
         arms = [(active, ACTIVE, "o"), *([(control, CONTROL, "s")] if control is not None else [])]
         verdict = judge(active, control)
         ratios = verdict.judged.ratios if verdict.judged is not None else {}
+        tested = any(np.isfinite(arm.curve.errors["mean"]).any() for arm, _, _ in arms)
         for metric, axes in zip(METRICS, panels.flat, strict=True):
             positive, drawn = True, 0
+            arriving = metric == "mean" and not tested
             for arm, colour, marker in arms:
                 curve = arm.curve
-                x, y = curve.steps, curve.errors[metric]
+                x, y = curve.steps, curve.prequential if arriving else curve.errors[metric]
                 good = np.isfinite(x) & np.isfinite(y)
                 if not good.any():
                     continue
@@ -60,7 +65,11 @@ def learning_curves(active: ArmData, control: ArmData | None = None, error_name:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             ratio = ratios.get(metric, math.nan)
-            axes.set_title(_PANEL[metric] + (f"   control / active = {number(ratio)}" if math.isfinite(ratio) else ""))
+            axes.set_title(
+                _PANEL[metric]
+                + (", of members as they arrived" if arriving else "")
+                + (f"   control / active = {number(ratio)}" if math.isfinite(ratio) else "")
+            )
         for axes in panels[1]:
             axes.set_xlabel("simulated time steps")
         figure.supylabel(f"{error_name} [{error_unit}]" if error_unit else error_name, fontsize=9.5)

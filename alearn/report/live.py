@@ -251,6 +251,8 @@ def plain_line(snapshot: Snapshot) -> str:
     ]
     if snapshot.buffer_capacity:
         parts.append(f"buffer {percent(min(1.0, snapshot.buffer_fill / snapshot.buffer_capacity))}")
+    elif snapshot.buffer_fill:
+        parts.append(f"buffer {count(snapshot.buffer_fill)}")
     parts += [f"round {s.rounds}", f"updates {count(s.updates)}{_rate(snapshot.updates_per_s)}"]
     if s.error.mean is not None:
         parts.append(f"error mean {number(s.error.mean)} p95 {number(s.error.p95)} max {number(s.error.max)}")
@@ -414,6 +416,8 @@ class LiveView:
         if snapshot.buffer_capacity:
             share = min(1.0, snapshot.buffer_fill / snapshot.buffer_capacity)
             row("buffer", _bar(share, bar, "green", unicode), f"  {count(snapshot.buffer_fill)} of {count(snapshot.buffer_capacity)}")
+        elif snapshot.buffer_fill:
+            row("buffer", count(snapshot.buffer_fill), _dim(" rows"))
         row("training", f"round {s.rounds}, {plural(s.updates, 'update')}", _dim(_rate(snapshot.updates_per_s)))
         if s.error.mean is not None:
             tail = f"mean {number(s.error.mean)}  p95 {number(s.error.p95)}  p99 {number(s.error.p99)}  max {number(s.error.max)}"

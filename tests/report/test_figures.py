@@ -109,6 +109,14 @@ def test_learning_curves_show_both_arms_and_survive_nan_zero_and_nothing(study_d
     assert "mean: not measured" in texts(learning_curves(ArmData("active", evaluations=[nan])))
 
 
+def test_without_a_test_set_the_mean_is_that_of_the_arriving_members() -> None:
+    seen = [Evaluated(at=float(i), simulated_steps=10 * i, members=i, error={}, prequential={"mean": 1.0 / i}) for i in range(1, 5)]
+    said = texts(learning_curves(ArmData("active", evaluations=seen)))
+    assert "mean, of members as they arrived" in said
+    assert "0.250" in said
+    assert "95th percentile: not measured" in said
+
+
 def test_the_timeline_colours_states_and_names_kill_reasons(study_data: ReportData) -> None:
     figure = timeline(study_data.arms)
     said = texts(figure)
