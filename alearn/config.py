@@ -364,7 +364,13 @@ def _outputs(value: Any) -> str | tuple[str, ...]:
 def _monitors(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"monitors is {value!r}; write each monitor's name with its options: {{nonfinite: {{}}, stall: {{factor: 10}}}}.")
-    return {str(name): _plain(options or {}) for name, options in value.items() if options is not False}
+    chosen = {str(name): _plain(options or {}) for name, options in value.items() if options is not False}
+    for name, options in chosen.items():
+        if not isinstance(options, dict):
+            raise ConfigError(f"monitors.{name} is {options!r}; give its options, or false to switch it off.")
+        if isinstance(options.get("target"), str):
+            options["target"] = _absolute_target(options["target"])
+    return chosen
 
 
 def _reference(value: Any) -> str | int | None:

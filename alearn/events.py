@@ -151,6 +151,8 @@ class MemberScored(Event):
         best_value: what the best candidate would teach in its slot, per core-second, start-up included.
         remaining_steps: expected number of steps still to come.
         surprise: mean |z| of its latest steps against the prediction made before they were learned.
+        error: root mean square of the same differences, in units of the outputs' spread.
+        taught: what those steps taught, per core-second, in the unit of ``remaining_value``.
     """
 
     member: str
@@ -159,6 +161,8 @@ class MemberScored(Event):
     best_value: float
     remaining_steps: int = 0
     surprise: float = math.nan
+    error: float = math.nan
+    taught: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,13 +243,15 @@ class Refitted(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated(Event):
     """The surrogate was measured. ``error`` has mean, rmse, p95, p99, max, n_test; ``prequential`` the same of
-    the arriving members; ``calibration`` has coverage95 and more."""
+    the arriving members; ``calibration`` has coverage95 and more; ``std`` has quantiles of the surrogate's standard
+    deviation over the feasible part of the box (q50, q80, q90, q95, q99, q100), in units of the outputs' spread."""
 
     simulated_steps: int
     members: int
     error: Numbers
     prequential: Numbers = field(default_factory=dict)
     calibration: Numbers = field(default_factory=dict)
+    std: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

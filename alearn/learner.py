@@ -20,15 +20,20 @@ import numpy as np
 import torch
 
 from alearn.acquisition.base import Acquisition, Context, PoolFunction, Selection
+from alearn.config import SHARES
+from alearn.controller.stop import quantile_name
 from alearn.errors import AlearnError, DeadlineExceeded, StudyFailed
 from alearn.simulators.reference import Reference
 from alearn.space import Space
 from alearn.surrogate import save_snapshot
+from alearn.surrogate.feasibility import Feasibility
 from alearn.trainer import InlineTrainer
 from alearn.types import Floats, Sample
 
 log = logging.getLogger(__name__)
 
+BOX_POINTS = 1024
+"""Points of the box over which the standard deviation is measured."""
 QUICK_TIMES = 16
 """Times at which test members are compared while the study runs; the last measurement takes them all."""
 
@@ -72,6 +77,15 @@ class Measure:
     simulated_steps: int
     members: int
     final: bool = False
+    observed: Sequence[tuple[float, ...]] = ()
+    failed: Sequence[tuple[float, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rescore:
+    """Score queued members again, now that the surrogate has changed: point and first score of each."""
+
+    members: Mapping[str, tuple[tuple[float, ...], float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +110,13 @@ class Hold:
     member: str
 
 
-Question = Propose | Judge | Measure | Save
+Question = Propose | Judge | Measure | Rescore | Save
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``result`` is a Selection for Propose, a list of scores for Judge, a ``Measured`` for Measure, a path for Save."""
+    """``result`` is a Selection for Propose, a list of scores for Judge, a ``Measured`` for Measure, scores by member for
+    Rescore, a path for Save."""
 
     question: Question
     result: Any
@@ -119,6 +134,7 @@ class Measured:
     samples: int
     loss: float
 
+    std: Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
@@ -155,6 +171,7 @@ class Learner:
         self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._best_std = math.nan
         self._busy_s = 0.0
+        self._rank_at_choice: dict[tuple[float, ...], float] = {}
         self._doing = "idle"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alearn-learner", daemon=True)
@@ -256,7 +273,13 @@ class Learner:
             self._doing = "taking samples in"
             self.trainer.add(item)
         else:
-            self._doing = {Propose: "choosing points", Judge: "judging members", Measure: "measuring", Save: "saving"}[type(item)]
+            self._doing = {
+                Propose: "choosing points",
+                Judge: "judging members",
+                Measure: "measuring",
+                Rescore: "looking at the queue again",
+                Save: "saving",
+            }[type(item)]
             result = self._answer(item)
             self._answers.put(Answer(item, result, time.monotonic() - began))
         self._busy_s += time.monotonic() - began
@@ -270,6 +293,8 @@ class Learner:
             case Measure():
                 return self._measure(question)
             case Save():
+            case Rescore():
+                return self._rescore(question)
                 return self._save(question.path)
 
     def _save(self, directory: Path) -> Path:
@@ -301,21 +326,34 @@ class Learner:
             round=question.round,
             created=question.created,
             residuals=torch.as_tensor(self.trainer.residuals(list(question.observed))),
-            feasible=_feasibility(observed, np.array(question.failed, dtype=float).reshape(-1, d)),
+            feasible=_feasibility(list(question.observed.values()), question.failed, d),
         )
         selection = self._acquisition.select(self.trainer.parameter_model(), self._space, question.q, context)
         if len(selection.x) == 0:
             raise AlearnError("The acquisition returned no point; it must return as many as it is asked for.")
-        self._best_std = float(self.trainer.trajectory_std(np.asarray(selection.x)).max())
+        std = self.trainer.trajectory_std(np.asarray(selection.x))
+        self._best_std = float(std.max())
+        self._rank_at_choice |= {tuple(x): float(s) / max(self._best_std, 1e-300) for x, s in zip(selection.x.tolist(), std, strict=True)}
         return selection
 
-    def _judge(self, question: Judge) -> list[Any]:
+    def _rescore(self, question: Rescore) -> dict[str, float]:
+        """The first score times what has become of the point's uncertainty, compared with the largest in the box, since it was chosen."""
+        known = {m: (x, first) for m, (x, first) in question.members.items() if x in self._rank_at_choice}
+        if not known:
+            return {}
+        std = self.trainer.trajectory_std(np.array([x for x, _ in known.values()], dtype=float))
+        best = max(self._largest_std(), float(std.max()), 1e-300)
+        return {
+            m: first * float(s) / best / max(self._rank_at_choice[x], 1e-300) for (m, (x, first)), s in zip(known.items(), std, strict=True)
+        }
+
+    def _largest_std(self) -> float:
         if not math.isfinite(self._best_std):
             probe: Floats = self._space.sobol(256, seed=0)
             self._best_std = float(self.trainer.trajectory_std(probe).max())
         return self.trainer.member_scores(
             {m: (r.x, r.step, r.t, r.steps_expected) for m, r in question.members.items()},
-            best_std=self._best_std,
+            best_std=self._largest_std(),
             seconds_per_step=question.seconds_per_step,
             startup_s=question.startup_s,
         )
@@ -330,21 +368,33 @@ class Learner:
         if reference is not None and not question.final:
             reference = reference.thinned(QUICK_TIMES)
         error, calibration = self.trainer.evaluate(reference)
-        return Measured(error, self.trainer.prequential(), calibration, self.trainer.updates, self.trainer.samples, self.trainer.loss)
+        return Measured(
+            error,
+            self.trainer.prequential(),
+            calibration,
+            self.trainer.updates,
+            self.trainer.samples,
+            self.trainer.loss,
+            self._spread(question),
+        )
+
+    def _spread(self, question: Measure) -> dict[str, float]:
+        """Quantiles of the standard deviation over the feasible part of the box, for the coverage goal."""
+        box: Floats = self._space.sobol(BOX_POINTS, seed=1)
+        feasible = _feasibility(question.observed, question.failed, self._space.d)
+        if feasible is not None:
+            box = box[feasible(torch.as_tensor(box)).numpy() >= 0.5]
+        if not len(box):
+            return {}
+        std = self.trainer.trajectory_std(box)
+        return {quantile_name(share): float(np.quantile(std, share)) for share in SHARES}
 
 
-def _feasibility(ok: Floats, failed: Floats) -> PoolFunction | None:
-    """The share of the nearest members that succeeded, distance-weighted; None while nothing failed."""
-    if len(failed) == 0:
+def _feasibility(with_data: Sequence[tuple[float, ...]], failed: Sequence[tuple[float, ...]], d: int) -> PoolFunction | None:
+    """The probability that a member succeeds; None while nothing failed. A member that failed half-way has data too."""
+    if not failed:
         return None
-    points = torch.as_tensor(np.concatenate([ok, failed]))
-    outcome = torch.cat([torch.ones(len(ok)), torch.zeros(len(failed))]).double()
-
-    def probability(X: torch.Tensor) -> torch.Tensor:
-        k = min(5, len(points))
-        distance, index = torch.cdist(X.double(), points).topk(k, largest=False)
-        weight = 1.0 / (distance + 0.02)
-        near = (weight * outcome[index]).sum(-1) / weight.sum(-1)
-        return (0.02 + 0.98 * near).clamp(0.02, 1.0)
-
-    return probability
+    ok = set(with_data) - set(failed)
+    points = np.array([*ok, *failed], dtype=float).reshape(-1, d)
+    model = Feasibility(points, np.arange(len(points)) < len(ok))
+    return lambda X: torch.as_tensor(model(X.cpu().numpy()))

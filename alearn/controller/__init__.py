@@ -31,12 +31,13 @@ from alearn.controller.monitors import Divergence, Monitor, MonitorPanel, NonFin
 from alearn.controller.policy import Ending, KeepSlotsFull, Learn, Policy, Rounds, Rule, StopRule, room
 from alearn.controller.replay import Difference, Hindsight, differences, hindsight, replay
 from alearn.controller.state import StudyState
-from alearn.controller.stop import BudgetSpent, ErrorGoal, FailureBudget, NoProgress
+from alearn.controller.stop import BudgetSpent, CoverageGoal, ErrorGoal, FailureBudget, NoProgress
 
 __all__ = [
     "Acquire",
     "BudgetSpent",
     "Checkpoint",
+    "CoverageGoal",
     "Decision",
     "Difference",
     "Divergence",

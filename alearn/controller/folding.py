@@ -117,13 +117,11 @@ def _rescored(s: StudyState, e: ev.MemberRescored) -> None:
         record.score = e.score
         s._enqueue(record)
         return
-    if record.attempt:
-        raise IllegalEvent(f"Member {e.member} cannot be withdrawn: it was launched {record.attempt} times and may have data.")
     s._dequeue(e.member)
     s._move(record, MemberState.KILLED)
-    s.withdrawn += 1
+    s.withdrawn += record.attempt == 0  # a lost member that is not tried again was launched, and may have data
     del s.records[e.member]
-    s._settled[e.member] = pack(Settled(MemberState.KILLED, 0, 0, withdrawn=True))
+    s._settled[e.member] = pack(Settled(MemberState.KILLED, record.attempt, record.steps, withdrawn=record.attempt == 0))
 
 
 def _requeued(s: StudyState, e: ev.MemberRequeued) -> None:
@@ -215,6 +213,8 @@ def _scored(s: StudyState, e: ev.MemberScored) -> None:
         return
     record.remaining_value, record.best_value = e.remaining_value, e.best_value
     record.remaining_steps, record.surprise = e.remaining_steps, e.surprise
+    if math.isfinite(e.surprise):
+        s.surprising.set(e.member, -e.surprise)
     ratio = value_ratio(e.remaining_value, e.best_value)
     if record.scores and record.scores[-1][0] >= e.step:  # nothing new was seen: not one more confirmation
         record.scores = (*record.scores[:-1], (record.scores[-1][0], ratio))
@@ -330,6 +330,7 @@ def _refitted(s: StudyState, e: ev.Refitted) -> None:
     s.refits += 1
     s.updates = max(s.updates, e.updates)
     s.steps_at_refit, s.settled_at_refit = s.steps, s.settled
+    s.surprising = Ranking()  # the next scores are against what it knows now
 
 
 def _evaluated(s: StudyState, e: ev.Evaluated) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from alearn.errors import ConfigError
+from alearn.errors import AlearnError, ConfigError, StudyFailed
 from alearn.events import MonitorAlarm
 from alearn.types import Sample
 
@@ -273,7 +273,15 @@ class MonitorPanel:
         for name, monitor in self._watched[key].items():
             if isinstance(monitor, Clocked):
                 monitor.arrived(now)
-            reason = monitor.see(sample)
+            try:
+                reason = monitor.see(sample)
+            except AlearnError:
+                raise
+            except Exception as error:
+                raise StudyFailed(
+                    f"The monitor '{name}' broke at step {sample.step} of {sample.member}: {type(error).__name__}: {error}. "
+                    "Mend it, then resume."
+                ) from error
             if reason and alarm is None:
                 alarm = self._alarm(sample.member, name, monitor, reason, now)
         return alarm

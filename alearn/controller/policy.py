@@ -108,10 +108,11 @@ class KeepSlotsFull:
         free = self.capacity(state) - len(state.active)
         if free <= 0:
             return out
-        fresh, _ = room(state, now)
+        fresh, binding = room(state, now)
+        late = binding == "wall_s" and fresh < 1  # not even a retry could finish any more
         for member in state.queue.first(free + len(gone)):
             record = state.records[member]
-            if member in gone or free == 0:
+            if member in gone or free == 0 or late:
                 continue
             if record.attempt == 0:
                 if fresh < 1:
@@ -191,6 +192,9 @@ class Learn:
         first_steps: time steps before the first training.
         evaluate_every: trainings between two measurements.
         snapshot_s: seconds between snapshots.
+        surprise: train at once when the latest steps of a running member lie more than so many predicted standard
+            deviations off on average (0.8 is chance); 0 is off.
+        surprise_steps: time steps that must have arrived since the last training for that.
     """
 
     members: int = 4
@@ -198,6 +202,8 @@ class Learn:
     first_steps: int = 2
     evaluate_every: int = 1
     snapshot_s: float = 60.0
+    surprise: float = 5.0
+    surprise_steps: int = 16
 
     def decide(self, state: StudyState, now: float) -> list[Decision]:
         new_steps = state.steps - state.steps_at_refit
@@ -207,6 +213,11 @@ class Learn:
                 return [Refit(f"{new_members} members ended since the last training")]
             if self.steps and new_steps >= self.steps:
                 return [Refit(f"{new_steps} time steps arrived since the last training")]
+            if self.surprise and state.refits and new_steps >= self.surprise_steps:
+                for member in state.surprising.first(1):
+                    off = state.records[member].surprise
+                    if off > self.surprise:
+                        return [Refit(f"{member} runs {off:.1f} predicted standard deviations off what the surrogate expects")]
         if state.refits - state.refits_at_evaluation >= self.evaluate_every:
             return [Evaluate(f"{state.refits - state.refits_at_evaluation} trainings since the last measurement")]
         since = state.started_at if math.isnan(state.snapshot_at) else state.snapshot_at
@@ -268,6 +279,11 @@ class Policy:
                 Kill(r.id, r.attempt, f"the study ends: {ending.reason}", max(0, round(state.length(r)) - r.steps))
                 for r in state.active.values()
                 if not r.kill and r.id not in doomed
+            ]
+        if waiting := state.queue.first(len(state.queue)):
+            return [
+                Withdraw(m, f"never launched: {ending.reason}" if not state.records[m].attempt else f"not tried again: {ending.reason}")
+                for m in waiting
             ]
         if ending.train and state.steps > max(state.steps_at_refit, self.learn.first_steps - 1):
             return [Refit("the last samples of the study have arrived", last=True)]

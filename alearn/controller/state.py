@@ -38,6 +38,7 @@ class StudyState:
         alarmed: active members with an alarm that no kill has answered.
         outbid: for each origin the active members with two scores or more, by the larger of the last two ratios of
             remaining to best value; neither ghosts nor members about to be killed are in it.
+        surprising: active members scored since the last training, those farthest off the surrogate's prediction first.
         origins: members queued by origin.
         queued_total, launched_total: distinct members that were queued (withdrawn included) or launched.
         withdrawn: members taken back from the queue.
@@ -81,6 +82,7 @@ class StudyState:
         self.lost = Ranking()
         self.alarmed: dict[str, Record] = {}
         self.outbid: dict[str, Ranking] = {}
+        self.surprising = Ranking()
         self.origins: Counter[str] = Counter()
         self.queued_total = 0
         self.launched_total = 0
@@ -273,3 +275,4 @@ class StudyState:
             self._active_since = 0.0  # no drift from sums of large floats
         self.alarmed.pop(record.id, None)
         self.outbid[record.origin].discard(record.id)
+        self.surprising.discard(record.id)

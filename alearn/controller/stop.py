@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from alearn.config import SHARES
 from alearn.controller.policy import Ending, room
 from alearn.controller.state import StudyState
 from alearn.errors import ConfigError
@@ -29,8 +30,8 @@ class BudgetSpent:
             limit = state.budget.get(name, math.inf)
             if spent >= limit:
                 return Ending("done", f"the budget of {_amount(name, limit)} is spent", kill=True)
-        retry = any(state.records[m].attempt for m in state.queue.first(1))  # retries wait at the head
         free, binding = room(state, now)
+        retry = binding != "wall_s" and any(state.records[m].attempt for m in state.queue.first(1))  # retries wait at the head
         if state.active or retry or free >= 1:
             return None
         rest = "is spent" if binding == "members" else "leaves no room for another member"
@@ -61,6 +62,34 @@ class ErrorGoal:
         return Ending("done", f"the goal is reached: {self.metric} error {values[-1]:.3g}, wanted {self.threshold:.3g}", kill=True)
 
 
+class CoverageGoal:
+    """End when the surrogate is sure over enough of the box: "95 % of it has a standard deviation under 0.05".
+
+    The standard deviation is calibrated on members that the surrogate had not seen; the part of the box where members
+    fail does not count.
+
+    Args:
+        share: of the box, one of ``SHARES``.
+        std: the goal, in units of each output's spread.
+        evaluations: how many measurements in a row must meet it.
+    """
+
+    def __init__(self, *, share: float = 0.95, std: float = 0.05, evaluations: int = 2) -> None:
+        if share not in SHARES or not std > 0 or evaluations < 1:
+            raise ConfigError(
+                f"share={share} must be one of {', '.join(map(str, SHARES))}, std={std} positive and evaluations={evaluations} at least 1."
+            )
+        self.share, self.std, self.evaluations = share, std, evaluations
+
+    def verdict(self, state: StudyState, now: float) -> Ending | None:
+        """The ending, once the goal is met."""
+        values = _history(state, "std", quantile_name(self.share), self.evaluations)
+        if len(values) < self.evaluations or not all(v <= self.std for v in values):
+            return None
+        reached = f"{100 * self.share:g} % of the box has a standard deviation of at most {values[-1]:.3g}, wanted {self.std:.3g}"
+        return Ending("done", f"the goal is reached: {reached}", kill=True)
+
+
 class NoProgress:
     """End when the best error of the last measurements is no better than the best before them.
 
@@ -86,7 +115,7 @@ class NoProgress:
         if not before or len(recent) < self.evaluations or min(recent) < (1 - self.improvement) * min(before):
             return None
         return Ending(
-            "stopped",
+            "done",
             f"no progress: the {self.metric} error was {min(before):.3g}, and the last {self.evaluations} measurements gave "
             f"{min(recent):.3g} at best",
         )
@@ -114,6 +143,11 @@ class FailureBudget:
         return Ending("failed", reason, kill=True, train=False)
 
 
+def quantile_name(share: float) -> str:
+    """The key of a share in ``Evaluated.std``: q95."""
+    return f"q{round(100 * share)}"
+
+
 def _amount(name: str, limit: float) -> str:
     return f"{limit:g} " + {"members": "members", "steps": "time steps", "core_s": "core-seconds", "wall_s": "seconds of wall time"}[name]
 
@@ -133,4 +167,4 @@ def _history(state: StudyState, source: str, metric: str, last: int) -> list[flo
 
 
 def _numbers(event: Evaluated, source: str) -> Mapping[str, float]:
-    return event.error if source == "error" else event.prequential
+    return {"error": event.error, "prequential": event.prequential, "std": event.std}[source]

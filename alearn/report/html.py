@@ -135,7 +135,7 @@ def _header(data: ReportData, verdict: Verdict) -> str:
 def _counts(arm: ArmData) -> MemberCounts:
     if arm.status is not None:
         return arm.status.members
-    return MemberCounts.of(m.state for m in arm.members)
+    return MemberCounts.of(m.state for m in arm.members if m.attempt or m.state is not MemberState.KILLED)  # not the withdrawn
 
 
 def _tiles(data: ReportData) -> str:

@@ -443,9 +443,18 @@ class InlineTrainer:
                 continue
             value = self._remaining_variance(name, np.array(x, dtype=np.float64), step, total) / pace
             best = best_std**2 * total / (max(startup_s, 0.0) + total * pace)
-            surprise = self._prequential.surprise(self.features.members.get(name, -1))
+            number = self.features.members.get(name, -1)
+            square = self._prequential.latest(number)
             scored = ev.MemberScored(
-                at=now, member=name, step=step, remaining_value=value, best_value=best, remaining_steps=remaining, surprise=surprise
+                at=now,
+                member=name,
+                step=step,
+                remaining_value=value,
+                best_value=best,
+                remaining_steps=remaining,
+                surprise=self._prequential.surprise(number),
+                error=math.sqrt(square),
+                taught=square / pace,
             )
             found.append(scored)
         return found

@@ -197,9 +197,8 @@ class Members(RuleBasedStateMachine):
     @rule(data=st.data(), score=st.floats(0, 1), withdrawn=st.booleans())
     def rescore(self, data: st.DataObject, score: float, withdrawn: bool) -> None:
         m, life = self.pick(data, "queued")
-        legal = not (withdrawn and life.state == "queued" and life.attempt)
-        self.tell(ev.MemberRescored(at=self.tick(), member=m, score=score, withdrawn=withdrawn), legal)
-        if withdrawn and life.state == "queued" and legal:
+        self.tell(ev.MemberRescored(at=self.tick(), member=m, score=score, withdrawn=withdrawn), True)
+        if withdrawn and life.state == "queued":
             life.state = "killed"
 
     @rule(really=st.integers(0, 5))
@@ -301,6 +300,8 @@ class World:
                 self.tell(ev.GhostSpared(at=now, member=m, step=s.active[m].steps, reason=why))
             case Requeue(member=m, reason=why):
                 self.tell(ev.MemberRequeued(at=now, member=m, attempt=s.records[m].attempt, reason=why))
+            case Withdraw(member=m, reason=why):
+                self.tell(ev.MemberRescored(at=now, member=m, score=0.0, withdrawn=True, why=why))
             case Acquire():
                 design = d.origin == "design"
                 self.tell(ev.RoundDecided(at=now, round=0 if design else s.rounds + 1, q=d.q, acquisition="x"))

@@ -218,3 +218,27 @@ def test_core_seconds_bind_too(story):
 def test_wrong_options_are_refused(make):
     with pytest.raises(ConfigError, match="must"):
         make()
+
+
+def test_a_member_far_off_the_prediction_asks_for_a_training(story, make_policy):
+    s = story()
+    s.whole()
+    s.refit()
+    s.evaluate(mean=1.0)
+    s.queue(2)
+    for m in ("m0001", "m0002"):
+        s.launch(m)
+        s.steps(m, 8)
+    learn = Learn(members=9)
+    s.tell(ev.MemberScored, member="m0001", step=7, remaining_value=1.0, best_value=1.0, surprise=1.0)
+    assert learn.decide(s.state, s.now) == []
+    s.tell(ev.MemberScored, member="m0002", step=7, remaining_value=1.0, best_value=1.0, surprise=7.0)
+    assert learn.decide(s.state, s.now) == [Refit("m0002 runs 7.0 predicted standard deviations off what the surrogate expects")]
+    assert Learn(members=9, surprise=0.0).decide(s.state, s.now) == []
+    assert Learn(members=9, surprise_steps=17).decide(s.state, s.now) == []
+    s.refit()
+    assert not any(isinstance(d, Refit) for d in learn.decide(s.state, s.now))
+    s.steps("m0001", 16)
+    s.tell(ev.MemberScored, member="m0002", step=7, remaining_value=1.0, best_value=1.0, surprise=6.0)
+    s.end("m0002", "done")
+    assert not any(isinstance(d, Refit) for d in learn.decide(s.state, s.now))  # gone: nothing can be learned in time

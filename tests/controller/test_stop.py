@@ -1,7 +1,7 @@
 import pytest
 
 from alearn import events as ev
-from alearn.controller import BudgetSpent, ErrorGoal, FailureBudget, Kill, NoProgress, Stop
+from alearn.controller import BudgetSpent, CoverageGoal, ErrorGoal, FailureBudget, KeepSlotsFull, Kill, NoProgress, Stop, Withdraw
 from alearn.errors import ConfigError
 
 
@@ -77,7 +77,7 @@ def test_no_progress(story):
     s.evaluate(mean=0.48)
     ending = rule.verdict(s.state, 0.0)
     assert ending is not None
-    assert ending.state == "stopped"
+    assert ending.state == "done"
     assert ending.reason == "no progress: the mean error was 0.5, and the last 3 measurements gave 0.48 at best"
     assert NoProgress().verdict(s.state, 0.0) is None
 
@@ -114,3 +114,58 @@ def test_failures_in_a_hard_region_do_not_end_a_study(story):
 def test_wrong_options_are_refused(make):
     with pytest.raises(ConfigError, match="must"):
         make()
+
+
+def test_the_coverage_goal_is_about_a_share_of_the_box(story):
+    s = story()
+    goal = CoverageGoal(share=0.95, std=0.1)
+    for q95, q99, reached in ((0.05, 0.5, False), (0.2, 0.3, False), (0.09, 0.4, False), (0.08, 0.4, True)):
+        s.tell(ev.Evaluated, simulated_steps=1, members=1, error={}, std={"q95": q95, "q99": q99})
+        assert (goal.verdict(s.state, s.now) is not None) == reached
+    ending = goal.verdict(s.state, s.now)
+    assert ending is not None
+    assert ending.reason == "the goal is reached: 95 % of the box has a standard deviation of at most 0.08, wanted 0.1"
+    assert CoverageGoal(share=0.99, std=0.1).verdict(s.state, s.now) is None
+    s.evaluate(mean=1.0)  # a measurement that says nothing of the box breaks the row
+    assert goal.verdict(s.state, s.now) is None
+
+
+def test_a_coverage_goal_of_an_unknown_share_is_refused():
+    with pytest.raises(ConfigError, match=r"one of 0\.5, 0\.8"):
+        CoverageGoal(share=0.42)
+
+
+def test_what_was_never_launched_is_said_at_the_end(story, make_policy):
+    policy = make_policy(stop=[ErrorGoal(metric="mean", threshold=1.0, evaluations=1)], launch=KeepSlotsFull(slots=1))
+    s = story()
+    s.whole()
+    s.refit()
+    s.queue(2)
+    s.evaluate(mean=0.5)
+    found = policy.decide(s.state, s.now)
+    assert [d.member for d in found if isinstance(d, Withdraw)] == ["m0001", "m0002"]
+    assert all(isinstance(d, Withdraw) and d.reason.startswith("never launched: the goal is reached") for d in found)
+    for d in found:
+        assert isinstance(d, Withdraw)
+        s.tell(ev.MemberRescored, member=d.member, score=0.0, withdrawn=True, why=d.reason)
+    assert s.state.idle
+    assert not any(isinstance(d, Withdraw) for d in policy.decide(s.state, s.now))
+
+
+def test_a_retry_that_cannot_finish_in_the_wall_time_left_is_not_started(story, make_policy):
+    s = story(wall_s=100.0)
+    s.whole(steps=40)
+    s.queue(1)
+    s.launch("m0001")
+    s.steps("m0001", 5)
+    s.end("m0001", "lost")
+    s.tell(ev.MemberRequeued, member="m0001", attempt=1)
+    launch = KeepSlotsFull(slots=1)
+    late = 100.0 - 0.5 * s.state.member_wall_s
+    assert [d.member for d in launch.decide(s.state, s.now)] == ["m0001"]
+    assert launch.decide(s.state, late) == []
+    (given_up,) = make_policy().decide(s.state, late)
+    assert given_up == Withdraw("m0001", "not tried again: the budget of 100 seconds of wall time leaves no room for another member")
+    s.tell(ev.MemberRescored, member="m0001", score=0.0, withdrawn=True, why=given_up.reason)
+    assert s.state.withdrawn == 0  # it was launched, and its steps stay
+    assert s.state.look("m0001").steps == 5
