@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alearn.launcher import Job, LocalLauncher, supervisor
+from alearn.launcher import Job, LocalLauncher, proctree, supervisor
 from alearn.testing.launcher import with_variable
 
 CHILD = "import signal, time; signal.signal(15, 1); time.sleep(60)"
@@ -123,8 +123,8 @@ def one_supervisor(n: int) -> dict[str, Any]:
             launcher.submit(Job("m", 1, ("sleep", "60"), Path(name) / "m"))
             while not launcher.pids():
                 time.sleep(0.01)
-            forked = supervisor.parent(next(iter(launcher.pids().values())))
-            sizes = {"nurse": supervisor.parent(forked), "forked_supervisor": forked}
+            forked = proctree.parent(next(iter(launcher.pids().values())))
+            sizes = {"nurse": proctree.parent(forked), "forked_supervisor": forked}
             memory = {f"{who}_{kind}_mb": memory_mb(pid, kind) for who, pid in sizes.items() for kind in ("rss", "pss")}
     return {"start_run_true_end": spread(seconds), **memory}
 

@@ -29,7 +29,7 @@ def say(**facts: Any) -> None:
 
 def read_job(raw: dict[str, Any]) -> Job:
     """A job as it came over the wire."""
-    return Job(**{**raw, "argv": tuple(raw["argv"]), "directory": Path(raw["directory"])})
+    return Job(**{**raw, "argv": tuple(raw["argv"]), "warm": tuple(raw["warm"]), "directory": Path(raw["directory"])})
 
 
 def main(arguments: list[str]) -> int:

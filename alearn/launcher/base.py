@@ -26,6 +26,8 @@ class Job:
         memory_mb: memory limit of the process tree; None is no limit.
         wall_s: wall-time limit; None is no limit.
         output_mb: bound on stdout and stderr together.
+        disk_mb: limit of what the attempt's directory holds; None is no limit.
+        warm: what a process that has imported the simulation may run instead of ``argv``; see ``Command.warm``.
     """
 
     member: str
@@ -38,6 +40,8 @@ class Job:
     memory_mb: int | None = None
     wall_s: float | None = None
     output_mb: float = 16.0
+    disk_mb: float | None = None
+    warm: tuple[str, ...] = ()
 
 
 class Launcher(Protocol):

@@ -8,39 +8,24 @@ import math
 import os
 import selectors
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, LaunchError
-from alearn.launcher import supervisor
+from alearn.launcher import proctree, supervisor
 from alearn.launcher.base import Job
 from alearn.launcher.checks import DIRECTORY, THREADS, check_name, check_program, make_directory
+from alearn.launcher.nursery import Kind, Line, Nursery, Running, WarmPool
 from alearn.types import Exit, ExitCause
 
-_SEND_S = 10.0
-
-
-@dataclass(slots=True)
-class _Running:
-    """An attempt that was submitted and has not been reported yet."""
-
-    job: Job
-    channel: socket.socket
-    tag: str
-    cpus: list[int] | None
-    cores: int
-    gpus: list[str]
-    spec: bytes
-    heard: bytes = b""
-    pid: int = 0
-    again: bool = False
-    begun: float = field(default_factory=time.monotonic)
+WARM = (False, True, "auto")
+SHORT_S = 2.0
+"""``warm="auto"``: members that are done within this time are worth a warm process…"""
+SHORT_MEMBERS = 3
+"""… once so many of them were seen."""
 
 
 class LocalLauncher:
@@ -57,6 +42,10 @@ class LocalLauncher:
         gpus: the GPUs that members may use, as CUDA_VISIBLE_DEVICES names them; a job gets as many as it asks for.
         memory_mb: memory limit of a member's process tree, where its job sets none.
         wall_s: wall-time limit of a member in seconds, where its job sets none.
+        disk_mb: limit of what a member's directory holds, where its job sets none.
+        warm: run Python functions in processes that have imported them already; "auto" does so once members turn out short.
+        reuse: members that a warm process runs one after another. With 1 each is forked for one member and shares nothing;
+            with more, what a member leaves in the module's globals is there for the next one.
 
     Raises:
         ConfigError: more is asked for than this machine has, or a value makes no sense.
@@ -72,6 +61,9 @@ class LocalLauncher:
         gpus: Sequence[str | int] = (),
         memory_mb: int | None = None,
         wall_s: float | None = None,
+        disk_mb: float | None = None,
+        warm: bool | str = False,
+        reuse: int = 1,
     ) -> None:
         self._closed = True  # until it is made, so that a failed construction has nothing to close
         self._machine = sorted(os.sched_getaffinity(0))
@@ -79,6 +71,13 @@ class LocalLauncher:
             raise ConfigError(f"A launcher needs at least one slot of one core; slots={slots} and cores={cores} were given.")
         if not grace_s >= 0:
             raise ConfigError(f"grace_s={grace_s} is no waiting time; give seconds ≥ 0.")
+        if warm not in WARM:
+            raise ConfigError(f"launcher.warm is {warm!r}; write true, false or auto.")
+        if reuse < 1:
+            raise ConfigError(f"launcher.reuse is {reuse}; a warm process runs at least 1 member.")
+        for name, limit in (("memory_mb", memory_mb), ("wall_s", wall_s), ("disk_mb", disk_mb)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise ConfigError(f"launcher.{name} is {limit}; give a number > 0, or null for no limit.")
         have = len(self._machine)
         if slots is None:
             slots = max(1, min(2, have // cores))
@@ -96,14 +95,17 @@ class LocalLauncher:
         self._pin = pin
         self._memory_mb = memory_mb
         self._wall_s = wall_s
+        self._disk_mb = disk_mb
+        self._warm = warm
+        self._short = 0
         self._free_cpus = list(self._machine)
         self._free_gpus = [str(g) for g in gpus]
         self._gpus = len(self._free_gpus)
-        self._running: dict[tuple[str, int], _Running] = {}
+        self._running: dict[tuple[str, int], Running] = {}
         self._exits: list[Exit] = []
         self._selector = selectors.EpollSelector()
-        self._nurse: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._nursery = Nursery.cold()
+        self._pool = WarmPool(reuse, self._selector)
         self._prefix = uuid.uuid4().hex[:16]
         self._closed = False
 
@@ -134,36 +136,33 @@ class LocalLauncher:
             raise LaunchError(f"Member {job.member} asks for {cores} cores, but {self._cores_left()} are free now.")
         if job.gpus > len(self._free_gpus):
             raise LaunchError(f"Member {job.member} asks for {job.gpus} GPU(s); {len(self._free_gpus)} of launcher.gpus are free.")
-        environ = {**os.environ, **dict.fromkeys(THREADS, str(cores)), **job.env, DIRECTORY: str(job.directory.resolve())}
-        check_program(job, environ)
+        check_program(job, {**os.environ, **job.env} if "PATH" in job.env else os.environ)
         make_directory(job)
+        env = {**dict.fromkeys(THREADS, str(cores)), **job.env, DIRECTORY: str(job.directory.resolve())}
         gpus = [self._free_gpus.pop(0) for _ in range(job.gpus)]
         if self._gpus:
-            environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         cpus = [self._free_cpus.pop(0) for _ in range(cores)] if self._pin else None
         tag = f"{self._prefix}.{job.member}.{job.attempt}"
         spec = {
             "member": job.member,
             "attempt": job.attempt,
             "argv": list(job.argv),
-            "directory": environ[DIRECTORY],
+            "directory": env[DIRECTORY],
             "tag": tag,
-            "environ": environ,
             "cpus": cpus,
             "memory_mb": job.memory_mb if job.memory_mb is not None else self._memory_mb,
+            "disk_mb": job.disk_mb if job.disk_mb is not None else self._disk_mb,
             "wall_s": job.wall_s if job.wall_s is not None else self._wall_s,
             "output_mb": job.output_mb,
             "grace_s": self.grace_s,
         }
-        ours, theirs = socket.socketpair()
-        running = _Running(job, ours, tag, cpus, cores, gpus, json.dumps(spec).encode())
+        running = Running(job, tag, spec, env, cpus, cores, gpus)
         self._running[key] = running
         try:
-            with theirs:
-                self._begin(running, theirs)
+            self._begin(running)
         except LaunchError:
             del self._running[key]
-            ours.close()
             self._release(running)
             raise
 
@@ -182,9 +181,16 @@ class LocalLauncher:
             grace_s: seconds between SIGTERM and SIGKILL; None is the launcher's own.
         """
         running = self._running.get((member, attempt))
-        if running is not None:
-            with contextlib.suppress(OSError):  # it has just ended; its exit is on the way
-                running.channel.send(b"cancel %.3f\n" % (self.grace_s if grace_s is None else grace_s))
+        if running is not None and running.line is not None and not running.line.pid:
+            self._turn(0.0)  # it may have begun by now
+            running = self._running.get((member, attempt))
+        if running is None or running.line is None:
+            return
+        if running.line.kind is not None and not running.line.pid:  # what it would run in is still being imported
+            self._finish(running, Exit(member, attempt, ExitCause.CANCELLED, detail="cancelled before it began", wall_s=0.0), idle=False)
+            return
+        with contextlib.suppress(OSError):  # it has just ended; its exit is on the way
+            running.line.send(b"cancel %.3f\n" % (self.grace_s if grace_s is None else grace_s))
 
     def close(self, deadline_s: float = 10.0) -> None:
         """End everything that still runs and wait until it is gone; the last exits can still be polled.
@@ -202,15 +208,10 @@ class LocalLauncher:
             self._turn(min(0.5, until - time.monotonic()))
         left = sorted(member for member, _ in self._running)
         for running in list(self._running.values()):  # closing the channel is the last word: the supervisor goes on killing
-            self._forget(running)
-        if self._control is not None:
-            self._control.close()
-        if self._nurse is not None:
-            try:
-                self._nurse.wait(max(1.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._nurse.kill()
-                self._nurse.wait()
+            self._forget(running, idle=False)
+        self._nursery.dismiss()
+        self._pool.close(max(1.0, until - time.monotonic()))
+        self._nursery.wait(max(1.0, until - time.monotonic()))
         self._selector.close()
         if left:
             raise LaunchError(f"After {deadline_s:g} s these members are still not gone: {', '.join(left)}; their supervisors go on.")
@@ -234,7 +235,7 @@ class LocalLauncher:
     def pids(self) -> Mapping[tuple[str, int], int]:
         """Process ids of the running attempts that have begun, by (member, attempt)."""
         self._turn(0.0)
-        return {key: r.pid for key, r in self._running.items() if r.pid}
+        return {key: r.line.pid for key, r in self._running.items() if r.line is not None and r.line.pid}
 
     def __enter__(self) -> LocalLauncher:
         return self
@@ -247,101 +248,114 @@ class LocalLauncher:
     def _cores_left(self) -> int:
         return len(self._machine) - sum(r.cores for r in self._running.values())
 
-    def _begin(self, running: _Running, channel: socket.socket) -> None:
-        """Hand the specification and its channel to the nurse, which is started on first use and again if it died."""
-        framed = len(running.spec).to_bytes(4, "big") + running.spec
-        trouble: Exception | None = None
-        for _ in range(2):
-            try:
-                control = self._ready()
-                sent = socket.send_fds(control, [framed], [channel.fileno()])
-                control.sendall(framed[sent:])
-                break
-            except OSError as error:
-                trouble = error
-                if self._control is not None:
-                    self._control.close()
-                    self._control = None
-        else:
-            raise LaunchError(f"No supervisor can be started: {trouble}.")
-        running.channel.setblocking(False)
-        self._selector.register(running.channel, selectors.EVENT_READ, (running.job.member, running.job.attempt))
+    def _kind(self, running: Running) -> Kind | None:
+        """What a warm process must have imported to run this attempt; None if it shall have a process of its own."""
+        job = running.job
+        warm = self._warm is True or (self._warm == "auto" and self._short >= SHORT_MEMBERS)
+        if not warm or running.again or not job.warm:
+            return None
+        read_at_import = [(name, running.env[name]) for name in (*THREADS, "PYTHONPATH", "CUDA_VISIBLE_DEVICES") if name in running.env]
+        kind = Kind(job.warm[1], tuple(read_at_import))
+        return kind if self._pool.fits(kind) else None
 
-    def _ready(self) -> socket.socket:
-        if self._control is not None and self._nurse is not None and self._nurse.poll() is None:
-            return self._control
-        if self._control is not None:
-            self._control.close()
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(_SEND_S)
-        with theirs:
-            self._nurse = subprocess.Popen(
-                [sys.executable, "-S", "-I", str(Path(supervisor.__file__).with_name("nurse.py")), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a Ctrl-C in the terminal is the controller's to answer
-            )
-        return self._control
+    def _begin(self, running: Running) -> None:
+        """Hand an attempt to a warm process that waits, or to a supervisor of its own.
+
+        Raises:
+            LaunchError: no supervisor can be started.
+        """
+        kind = self._kind(running)
+        if kind is not None:
+            line = self._pool.take(kind, running.env[DIRECTORY])
+            cpus = running.cpus or self._machine
+            spec = {**running.spec, "argv": [], "env": running.env, "warm": running.job.warm, "cpus": cpus}
+            running.line, line.running = line, running
+            with contextlib.suppress(OSError):  # it has just ended, as will be seen by the end of the line
+                line.send(b"job " + json.dumps(spec).encode() + b"\n")
+            return
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._nursery.deliver(json.dumps({**running.spec, "environ": {**os.environ, **running.env}}).encode(), theirs)
+        except LaunchError:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        running.line = Line(ours, running)
+        self._selector.register(ours, selectors.EVENT_READ, running.line)
 
     def _turn(self, timeout_s: float) -> None:
         """Take in what the supervisors say."""
         if not self._running:
             return
         for key, _ in self._selector.select(timeout_s):
-            running = self._running.get(key.data)
-            if running is None:
-                continue
+            line: Line = key.data
             try:
-                data = running.channel.recv(65536)
+                data = line.channel.recv(65536)
             except BlockingIOError:
                 continue
             except OSError:
                 data = b""
-            *lines, running.heard = (running.heard + data).split(b"\n")
-            for line in lines:
-                fact = json.loads(line)
+            *messages, line.heard = (line.heard + data).split(b"\n")
+            for message in messages:
+                fact = json.loads(message)
                 if "started" in fact:
-                    running.pid = int(fact["started"])
-                elif "exit" in fact:
-                    self._ended(running, _exit(fact["exit"]))
-            if not data and key.data in self._running:
-                self._silent(running)
+                    line.pid = int(fact["started"])
+                elif "exit" in fact and line.running is not None:
+                    self._finish(line.running, _exit(fact["exit"]), idle=fact.get("idle", False))
+            if data:
+                continue
+            if line.running is not None:
+                self._silent(line.running)
+            elif line.kind is not None and line.channel.fileno() >= 0:
+                self._pool.drop(line)
 
-    def _ended(self, running: _Running, gone: Exit) -> None:
-        self._forget(running)
+    def _finish(self, running: Running, gone: Exit, idle: bool) -> None:
+        if gone.cause is ExitCause.DONE and gone.wall_s < SHORT_S:
+            self._short += 1
+        self._forget(running, idle)
         self._exits.append(gone)
 
-    def _forget(self, running: _Running) -> None:
+    def _forget(self, running: Running, idle: bool) -> None:
+        """Free what an attempt held; a line whose end is ``idle`` serves another."""
         del self._running[running.job.member, running.job.attempt]
-        self._selector.unregister(running.channel)
-        running.channel.close()
+        self._hang_up(running, idle)
         self._release(running)
 
-    def _release(self, running: _Running) -> None:
+    def _hang_up(self, running: Running, idle: bool = False) -> None:
+        line, running.line = running.line, None
+        if line is None:
+            return
+        line.running = None
+        if idle:
+            self._pool.give(line)
+        else:
+            self._selector.unregister(line.channel)
+            line.channel.close()
+
+    def _release(self, running: Running) -> None:
         self._free_gpus += running.gpus
         if running.cpus:
             self._free_cpus = sorted([*self._free_cpus, *running.cpus])
 
-    def _silent(self, running: _Running) -> None:
-        """An attempt's channel ended without an exit: its supervisor was killed, or the nurse before there was one."""
-        if running.pid or running.again or self._closed:
-            self._ended(running, self._orphaned(running))
+    def _silent(self, running: Running) -> None:
+        """An attempt's line ended without an exit: its supervisor was killed, or the nurse before there was one."""
+        line = running.line
+        if (line is not None and line.pid) or running.again or self._closed:
+            self._finish(running, self._orphaned(running), idle=False)
             return
+        if line is not None and line.kind is not None:  # the function cannot be imported ahead
+            self._pool.unfit(line.kind)
         _slay_marked([f"{supervisor.TAG}={running.tag}\0"], deadline_s=5.0)
-        self._selector.unregister(running.channel)
-        running.channel.close()
-        running.channel, theirs = socket.socketpair()
+        self._hang_up(running)
         running.again = True
         try:
-            with theirs:
-                self._begin(running, theirs)
+            self._begin(running)
         except LaunchError as error:
-            self._selector.register(running.channel, selectors.EVENT_READ, (running.job.member, running.job.attempt))
             gone = Exit(running.job.member, running.job.attempt, ExitCause.NODE_LOST, detail=str(error))
-            self._ended(running, gone)
+            self._finish(running, gone, idle=False)
 
-    def _orphaned(self, running: _Running) -> Exit:
+    def _orphaned(self, running: Running) -> Exit:
         """The supervisor fell silent, so somebody killed it: end what it watched, and say what is known."""
         killed = _slay_marked([f"{supervisor.TAG}={running.tag}\0"], deadline_s=5.0)
         known = past_exit(running.job.directory)
@@ -383,10 +397,10 @@ def _slay_marked(marks: Sequence[str], deadline_s: float) -> int:
     me = os.getpid()
 
     def ours(pid: int) -> bool:
-        return pid != me and supervisor.carries(pid, raw)
+        return pid != me and proctree.carries(pid, raw)
 
     def find() -> list[int]:
-        return [pid for pid in supervisor.processes() if ours(pid)]
+        return [pid for pid in proctree.processes() if ours(pid)]
 
     until = time.monotonic() + deadline_s
     killed: set[int] = set()
@@ -394,7 +408,7 @@ def _slay_marked(marks: Sequence[str], deadline_s: float) -> int:
         if time.monotonic() > until:
             raise LaunchError(f"The processes {found[:5]} do not end although they were killed; look at them with ps.")
         killed.update(found)
-        supervisor.slay(find, ours)
+        proctree.slay(find, ours)
         time.sleep(0.005)
     return len(killed)
 

@@ -14,25 +14,32 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from alearn.launcher import supervisor
+if TYPE_CHECKING or __package__:
+    from alearn.launcher import proctree, supervisor
 else:  # behind the standard library, so that no neighbour of this file can stand in for one of its modules
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import proctree
     import supervisor
 
 
-def nurse(control_fd: int) -> None:
+def nurse(control_fd: int, serve: Callable[[dict[str, Any], int | None], None]) -> None:
     """Fork a supervisor for every specification that comes in, until the launcher closes the control socket or dies.
 
     A message is four bytes of length and a JSON specification, with the member's channel as its one file descriptor. If a
     supervisor dies, its orphans come here (this process is a subreaper too) and are killed.
+
+    Args:
+        control_fd: the control socket.
+        serve: what a forked supervisor does with its specification and the pidfd of the controller.
     """
     controller_pid = os.getppid()
-    controller: int | None = supervisor.watch(controller_pid)
+    controller: int | None = proctree.watch(controller_pid)
     if controller == -1 or os.getppid() != controller_pid:
         return
-    supervisor.become_subreaper()
+    proctree.become_subreaper()
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,11 +55,11 @@ def nurse(control_fd: int) -> None:
     open_for_work, me, bereaved = True, os.getpid(), False
 
     def orphans() -> list[int]:
-        strays = [pid for pid in supervisor.children(me) if pid not in supervisors]
-        return [pid for stray in strays for pid in (stray, *supervisor.descendants(stray))]
+        strays = [pid for pid in proctree.children(me) if pid not in supervisors]
+        return [pid for stray in strays for pid in (stray, *proctree.descendants(stray))]
 
     def stray(pid: int) -> bool:
-        return pid not in supervisors and supervisor.descends(pid, me) and not any(supervisor.descends(pid, s) for s in supervisors)
+        return pid not in supervisors and proctree.descends(pid, me) and not any(proctree.descends(pid, s) for s in supervisors)
 
     while open_for_work or supervisors or bereaved:
         for handle, _ in poller.poll(5 if bereaved else 5000):
@@ -81,7 +88,7 @@ def nurse(control_fd: int) -> None:
                     control.close()
                     os.close(wake)
                     os.close(wake_in)
-                    _supervise(spec, controller)
+                    _leave_after(serve, spec, controller)
                 supervisors.add(pid)
                 os.close(handles[0])
         while True:
@@ -96,21 +103,26 @@ def nurse(control_fd: int) -> None:
                 supervisors.discard(pid)
                 bereaved = bereaved or status != 0
         if bereaved:
-            supervisor.slay(orphans, stray)
+            proctree.slay(orphans, stray)
             bereaved = bool(orphans())
 
 
-def _supervise(spec: dict[str, Any], controller: int | None) -> None:
-    """Run one member in this forked process and leave it; the launcher notices a failure by the silent channel."""
+def supervise(spec: dict[str, Any], controller: int | None) -> None:
+    """Run one member."""
+    supervisor.Supervisor(spec, controller).run()
+
+
+def _leave_after(serve: Callable[[dict[str, Any], int | None], None], spec: dict[str, Any], controller: int | None) -> None:
+    """Serve in this forked process and leave it; the launcher notices a failure by the silent channel."""
     code = 1
     try:
-        supervisor.Supervisor(spec, controller).run()
+        serve(spec, controller)
         code = 0
     except BaseException as error:
-        os.write(2, f"The supervisor of member {spec.get('member')} failed: {error!r}\n".encode())
+        os.write(2, f"The supervisor of {spec.get('member', 'a warm process')} failed: {error!r}\n".encode())
     finally:
         os._exit(code)
 
 
 if __name__ == "__main__":
-    nurse(int(sys.argv[1]))
+    nurse(int(sys.argv[1]), supervise)

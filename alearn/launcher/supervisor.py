@@ -16,24 +16,25 @@ the controller writes ``cancel SECONDS [WHY]``; out of it come JSON lines, ``{"s
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
 import os
-import resource
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+if TYPE_CHECKING or __package__:
+    from alearn.launcher import proctree
+else:  # behind the standard library, so that no neighbour of this file can stand in for one of its modules
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import proctree
+
 TAG = "ALEARN_TAG"
 EXIT_FILE = "exit.json"
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHUNK = 1 << 16
 EVIDENCE = 1 << 14
@@ -41,131 +42,9 @@ EVIDENCE = 1 << 14
 ORPHAN_GRACE_S = 0.3
 """Grace for a tree whose controller is dead, and for what a finished simulation left running."""
 MEMORY_POLL_S = 0.025
+DISK_POLL_S = 0.25
 GIVE_UP_S = 15.0
 """How long to go on killing a tree that does not die (a process inside a hung kernel call) before saying so."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-# --- finding and signalling processes ---------------------------------------------------------------------------------
-
-
-def children(pid: int) -> list[int]:
-    """The direct children of a process (of all its threads); empty if it is gone."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
-    except OSError:  # gone meanwhile
-        pass
-    return found
-
-
-def parent(pid: int) -> int:
-    """The parent of a process; 0 if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
-
-
-def descendants(root: int) -> list[int]:
-    """All living processes below ``root``, parents before children."""
-    if os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        step: Callable[[int], list[int]] = children
-    else:  # a kernel without CONFIG_PROC_CHILDREN
-        below: dict[int, list[int]] = {}
-        for pid in processes():
-            below.setdefault(parent(pid), []).append(pid)
-        step = lambda pid: below.get(pid, [])  # noqa: E731
-    found: list[int] = []
-    todo = [root]
-    while todo:
-        new = step(todo.pop())
-        found += new
-        todo += new
-    return found
-
-
-def processes() -> list[int]:
-    """The ids of all processes of this machine."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def carries(pid: int, marks: Iterable[bytes]) -> bool:
-    """True if the environment that the process was started with has a variable that begins with one of ``marks``."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environ = b"\0" + file.read()
-    except OSError:
-        return False
-    return any(b"\0" + mark in environ for mark in marks)
-
-
-def descends(pid: int, root: int) -> bool:
-    """True if ``root`` is above ``pid``."""
-    for _ in range(1000):
-        pid = parent(pid)
-        if pid in (root, 0):
-            break
-    return pid == root
-
-
-def send(pid: int, number: int, ours: Callable[[int], bool]) -> None:
-    """Signal a process, but only if it still is the one that is meant: its id may have been given to another."""
-    try:
-        handle = os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno == errno.ENOSYS and ours(pid):
-            try:
-                os.kill(pid, number)
-            except OSError:
-                pass
-        return
-    try:
-        if ours(pid):
-            signal.pidfd_send_signal(handle, number)
-    except OSError:  # gone meanwhile, or another user's
-        pass
-    finally:
-        os.close(handle)
-
-
-def terminate(find: Callable[[], list[int]], ours: Callable[[int], bool]) -> None:
-    """Ask every process to end (and wake those that are stopped, so that they hear it)."""
-    for pid in find():
-        send(pid, signal.SIGTERM, ours)
-        send(pid, signal.SIGCONT, ours)
-
-
-def slay(find: Callable[[], list[int]], ours: Callable[[int], bool]) -> None:
-    """Kill every process: stop them until no new one appears, then SIGKILL all, so that a fork bomb cannot outrun us."""
-    stopped: dict[int, None] = {}
-    for _ in range(200):
-        new = [pid for pid in find() if pid not in stopped]
-        if not new:
-            break
-        for pid in new:
-            send(pid, signal.SIGSTOP, ours)
-            stopped[pid] = None
-    for pid in stopped:
-        send(pid, signal.SIGKILL, ours)
-
-
-def resident(pids: Iterable[int]) -> int:
-    """Bytes of memory of a process tree: what each has for itself, and the largest shared part once."""
-    private = shared = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                _, pages, common = map(int, file.read().split()[:3])
-        except (OSError, ValueError):
-            continue
-        private += pages - common
-        shared = max(shared, common)
-    return (private + shared) * resource.getpagesize()
 
 
 # --- what a simulation prints -----------------------------------------------------------------------------------------
@@ -178,16 +57,22 @@ class Output:
         path: the file.
         limit: bytes.
         keep: bytes of the end that are kept in memory too.
+        source: the reading end of a pipe that outlives this log; None makes one of its own, whose writing end is ``sink``.
+            With a pipe that lasts, the file is made only when something comes: making files is what a quick member would
+            spend most of its time on.
     """
 
-    def __init__(self, path: str, limit: int, keep: int = 0) -> None:
+    def __init__(self, path: str, limit: int, keep: int = 0, source: int | None = None) -> None:
         self.path = path
         self.head = self.ring = max(limit // 2, 1)
         self.keep = keep
         self.total = 0
         self.end = b""
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self.source, self.sink = os.pipe()
+        self.lasting = source is not None
+        self.file = -1
+        if not self.lasting:
+            self._make()
+        self.source, self.sink = (source, -1) if source is not None else os.pipe()
         os.set_blocking(self.source, False)
 
     def drain(self, most: int = 16 * CHUNK) -> bool:
@@ -203,7 +88,12 @@ class Output:
             self._write(data)
         return True
 
+    def _make(self) -> None:
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+
     def _write(self, data: bytes) -> None:
+        if self.file < 0:
+            self._make()
         if self.keep:
             self.end = (self.end + data)[-self.keep :]
         while data:
@@ -222,7 +112,8 @@ class Output:
     def close(self) -> None:
         """Take the rest and leave a file that reads from top to bottom, with a line where something is missing."""
         self.drain(1 << 30)
-        os.close(self.source)
+        if not self.lasting:
+            os.close(self.source)
         missing = self.total - self.head - self.ring
         if missing > 0:
             turn = (self.total - self.head) % self.ring
@@ -233,7 +124,8 @@ class Output:
                 self._copy(out, self.head + turn, self.head + self.ring)
                 self._copy(out, self.head, self.head + turn)
             os.replace(spare, self.path)
-        os.close(self.file)
+        if self.file >= 0:
+            os.close(self.file)
 
     def _copy(self, out: Any, start: int, stop: int) -> None:
         while start < stop:
@@ -269,27 +161,128 @@ def oom_kills() -> int:
 # --- one member -------------------------------------------------------------------------------------------------------
 
 
-def become_subreaper() -> None:
-    """Make what daemonises below this process its child again."""
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def settle_in(supervisor_pid: int, stdout: int, stderr: int) -> None:
+    """What a simulation's process does first after the fork: a session of its own, default signals, its own output."""
+    os.setsid()
+    proctree.die_with_parent(supervisor_pid)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, *SIGNALS):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    for handle, target in ((nothing, 0), (stdout, 1), (stderr, 2)):
+        os.dup2(handle, target)
+    try:  # if memory runs out, the kernel shall take the simulation and not its supervisor or controller
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+    except OSError:
+        pass
 
 
-def watch(pid: int | None) -> int | None:
-    """A pidfd that becomes readable when the process ends; None if the kernel has none, -1 if it is already gone."""
-    if pid is None:
-        return None
+def judge(status: int | None, stderr: bytes, oom_before: int) -> tuple[str, int | None, int | None, str]:
+    """Why a simulation that ended by itself did so.
+
+    Args:
+        status: as ``waitpid`` gave it.
+        stderr: the end of what it said.
+        oom_before: ``oom_kills`` when it began.
+
+    Returns:
+        The cause, the exit code, the signal and one line for people.
+    """
+    code, number = exit_of(status)
+    if code == 0:
+        return "done", code, None, ""
+    traceback, words = last_words(stderr)
+    if number is not None:
+        name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+        if number == signal.SIGKILL and oom_kills() > oom_before:
+            return "out of memory", None, number, "killed by the kernel, which ran out of memory"
+        if b"std::bad_alloc" in stderr:
+            return "out of memory", None, number, words
+        return "signal", None, number, f"ended by {name}" + (f": {words}" if words else "")
+    if traceback:
+        memory = words.partition(":")[0].endswith("MemoryError")
+        return "out of memory" if memory else "exception", code, None, words
+    return "exit code", code, None, f"exit code {code}" + (f": {words}" if words else "")
+
+
+def exit_of(status: int | None) -> tuple[int | None, int | None]:
+    """The exit code and the signal in a status of ``waitpid``."""
+    if status is None:
+        return None, None
+    return (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.WEXITSTATUS(status), None)
+
+
+def write_record(directory: str, record: dict[str, Any]) -> None:
+    """Write how a member ended into its directory, whole or not at all; what fails is said in the record's detail."""
+    path = os.path.join(directory, EXIT_FILE)
     try:
-        return os.pidfd_open(pid)
+        part = os.open(path + ".part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(part, json.dumps(record).encode())
+        finally:
+            os.close(part)
+        os.replace(path + ".part", path)
     except OSError as error:
-        return None if error.errno == errno.ENOSYS else -1
+        record["detail"] = f"{record['detail']}; the exit record cannot be written: {error}".lstrip("; ")
+
+
+class DiskWatch:
+    """How much a directory holds, looked at seldom enough that looking costs at most a twentieth of a core.
+
+    Args:
+        directory: the directory.
+        limit_mb: the limit, MiB; None or 0 is no limit.
+    """
+
+    def __init__(self, directory: str, limit_mb: float | None) -> None:
+        self.directory = directory
+        self.limit = float(limit_mb or 0) * 2**20
+        self.due = 0.0
+
+    def exceeded(self, now: float) -> str:
+        """One line for people if the limit is exceeded, else nothing."""
+        if not self.limit or now < self.due:
+            return ""
+        used = disk_used(self.directory)
+        self.due = now + max(DISK_POLL_S, 20 * (time.monotonic() - now))
+        if used <= self.limit:
+            return ""
+        return f"its directory holds {used / 2**20:.1f} MB of the allowed {self.limit / 2**20:g} MB"
+
+
+def disk_used(directory: str) -> int:
+    """Bytes that the files below a directory take on disk; a file with two names counts once, links are not followed."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    todo = [directory]
+    while todo:
+        try:
+            entries = list(os.scandir(todo.pop()))
+        except OSError:  # gone meanwhile
+            continue
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                    continue
+                facts = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if facts.st_nlink > 1:
+                if (facts.st_dev, facts.st_ino) in seen:
+                    continue
+                seen.add((facts.st_dev, facts.st_ino))
+            total += facts.st_blocks * 512
+    return total
 
 
 class Supervisor:
     """Runs one member from a specification.
 
     The specification's keys: member, attempt, argv, directory, tag; and, all optional: environ (the whole environment;
-    default: the supervisor's own), env (added to it), cpus (a list), memory_mb, wall_s, output_mb, grace_s, channel and
-    report (file descriptors; report defaults to channel), controller (a process id whose end ends the member).
+    default: the supervisor's own), env (added to it), cpus (a list), memory_mb, disk_mb, wall_s, output_mb, grace_s, channel
+    and report (file descriptors; report defaults to channel), controller (a process id whose end ends the member).
 
     Args:
         spec: the specification.
@@ -302,6 +295,7 @@ class Supervisor:
         self.mark = f"{TAG}={spec['tag']}\0".encode()
         self.grace = float(spec.get("grace_s", 2.0))
         self.memory = float(spec["memory_mb"]) * 2**20 if spec.get("memory_mb") else 0.0
+        self.disk = DiskWatch(spec["directory"], spec.get("disk_mb"))
         self.channel: int | None = spec.get("channel")
         self.report_to: int | None = spec.get("report", self.channel)
         for handle in (self.channel, self.report_to):
@@ -309,7 +303,7 @@ class Supervisor:
                 os.set_inheritable(handle, False)
         if self.channel is not None:
             os.set_blocking(self.channel, False)
-        self.controller = controller if controller is not None else watch(spec.get("controller"))
+        self.controller = controller if controller is not None else proctree.watch(spec.get("controller"))
         self.main = 0
         self.status: int | None = None
         self.gone = False
@@ -321,7 +315,7 @@ class Supervisor:
 
     def run(self) -> dict[str, Any]:
         """Start the member, wait until its whole tree is gone, and write down how it ended."""
-        become_subreaper()
+        proctree.become_subreaper()
         os.makedirs(self.spec["directory"], exist_ok=True)
         try:
             os.unlink(os.path.join(self.spec["directory"], EXIT_FILE))
@@ -382,23 +376,9 @@ class Supervisor:
                 os.close(handle)
             return heard
         try:
-            os.setsid()
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != self.me:
-                os._exit(127)  # the supervisor died before the line above could matter
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, *SIGNALS):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            nothing = os.open("/dev/null", os.O_RDONLY)
-            for handle, target in ((nothing, 0), (self.stdout.sink, 1), (self.stderr.sink, 2)):
-                os.dup2(handle, target)
+            settle_in(self.me, self.stdout.sink, self.stderr.sink)
             if self.spec.get("cpus"):
                 os.sched_setaffinity(0, self.spec["cpus"])
-            try:  # if memory runs out, the kernel shall take the simulation and not its supervisor or controller
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write("500")
-            except OSError:
-                pass
             os.chdir(self.spec["directory"])
             base = self.spec.get("environ")
             environ = dict(os.environ if base is None else base)
@@ -441,22 +421,22 @@ class Supervisor:
         if self.kill_at is None:
             if self.status is None:
                 self.cause, self.detail = cause, detail
-            terminate(self._tree, self._ours)
+            proctree.terminate(self._tree, self._ours)
             self.kill_at = now + grace
         else:
             self.kill_at = min(self.kill_at, now + grace)
 
     def _tree(self) -> list[int]:
-        return descendants(self.me)
+        return proctree.descendants(self.me)
 
     def _marked(self) -> list[int]:
         """The tree, and whatever else carries the tag."""
         tree = self._tree()
         known = {*tree, self.me}
-        return tree + [pid for pid in processes() if pid not in known and carries(pid, [self.mark])]
+        return tree + [pid for pid in proctree.processes() if pid not in known and proctree.carries(pid, [self.mark])]
 
     def _ours(self, pid: int) -> bool:
-        return descends(pid, self.me) or (pid != self.me and carries(pid, [self.mark]))
+        return proctree.descends(pid, self.me) or (pid != self.me and proctree.carries(pid, [self.mark]))
 
     def _reap(self) -> None:
         while True:
@@ -478,6 +458,8 @@ class Supervisor:
             until.append(max(self.kill_at, now + 0.002))
         elif self.memory:
             until.append(now + MEMORY_POLL_S)
+        elif self.disk.limit:
+            until.append(self.disk.due)
         if self.spec.get("wall_s") is not None and self.kill_at is None:
             until.append(self.begun + float(self.spec["wall_s"]))
         return max(0.0, min(until) - now) * 1000
@@ -491,43 +473,23 @@ class Supervisor:
                 self._end("", "", ORPHAN_GRACE_S)
             elif self.spec.get("wall_s") is not None and now >= self.begun + float(self.spec["wall_s"]):
                 self._end("wall time", f"the wall-time limit of {self.spec['wall_s']} s is reached", self.grace)
-            elif self.memory and (used := resident(self._tree())) > self.memory:
+            elif self.memory and (used := proctree.resident(self._tree())) > self.memory:
                 self._end("out of memory", f"the tree uses {used >> 20} MB of the allowed {int(self.memory) >> 20} MB", 0.0)
+            elif full := self.disk.exceeded(now):
+                self._end("disk", full, 0.0)
         if self.kill_at is not None and now >= self.kill_at:
-            slay(self._marked, self._ours)
+            proctree.slay(self._marked, self._ours)
             self._reap()
             return not self.gone and now >= self.kill_at + GIVE_UP_S
         return False
 
-    def _judge(self) -> tuple[str, int | None, int | None, str]:
-        """The cause, the exit code, the signal and one line for people."""
-        traceback, words = last_words(self.stderr.end)
-        code = signal_number = None
-        if self.status is not None:
-            if os.WIFSIGNALED(self.status):
-                signal_number = os.WTERMSIG(self.status)
-            else:
-                code = os.WEXITSTATUS(self.status)
-        if self.cause:
-            return self.cause, code, signal_number, self.detail
-        if code == 0:
-            left = f"{self.left_behind} process(es) it left running were ended" if self.left_behind else ""
-            return "done", code, None, left
-        if signal_number is not None:
-            name = signal.Signals(signal_number).name if signal_number in set(signal.Signals) else str(signal_number)
-            if signal_number == signal.SIGKILL and oom_kills() > self.oom_before:
-                return "out of memory", None, signal_number, "killed by the kernel, which ran out of memory"
-            if b"std::bad_alloc" in self.stderr.end:
-                return "out of memory", None, signal_number, words
-            return "signal", None, signal_number, f"ended by {name}" + (f": {words}" if words else "")
-        if traceback:
-            memory = words.partition(":")[0].endswith("MemoryError")
-            return "out of memory" if memory else "exception", code, None, words
-        return "exit code", code, None, f"exit code {code}" + (f": {words}" if words else "")
-
     def _record(self) -> dict[str, Any]:
-        cause, code, number, detail = self._judge()
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cause, code, number, detail = judge(self.status, self.stderr.end, self.oom_before)
+        if self.cause:
+            cause, (code, number), detail = self.cause, exit_of(self.status), self.detail
+        elif cause == "done" and self.left_behind:
+            detail = f"{self.left_behind} process(es) it left running were ended"
+        core_s, max_rss = proctree.usage()
         survivors = [] if self.gone else self._marked()
         if survivors:
             detail = f"{detail}; the processes {survivors[:5]} cannot be killed".lstrip("; ")
@@ -539,17 +501,11 @@ class Supervisor:
             "signal": number,
             "detail": detail,
             "wall_s": round(time.monotonic() - self.begun, 4),
-            "core_s": round(usage.ru_utime + usage.ru_stime, 4),
-            "max_rss": usage.ru_maxrss * 1024,
+            "core_s": round(core_s, 4),
+            "max_rss": max_rss,
             "ended_at": time.time(),
         }
-        try:
-            path = os.path.join(self.spec["directory"], EXIT_FILE)
-            with open(path + ".part", "w") as file:
-                json.dump(record, file)
-            os.replace(path + ".part", path)
-        except OSError as error:
-            record["detail"] = f"{detail}; the exit record cannot be written: {error}".lstrip("; ")
+        write_record(self.spec["directory"], record)
         self._report({"exit": record})
         return record
 

@@ -11,10 +11,18 @@ from alearn.types import Parameters
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line and the variables it needs; the launcher adds those of the stream."""
+    """A command line and the variables it needs; the launcher adds those of the stream.
+
+    Args:
+        argv: the program and its arguments.
+        env: variables added to the launcher's environment.
+        warm: for a Python function, the arguments of ``alearn.simulation.drive``, with which a process that has imported
+            the function already does the same as ``argv``; empty where only a fresh process will do.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    warm: tuple[str, ...] = ()
 
 
 class Simulation(Protocol):

@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from alearn.client import Run, Stopped, connect
@@ -85,12 +85,13 @@ def _connect(options: Mapping[str, Any]) -> Run:
     return connect(default=given, steps_total=int(options.get("steps", 0)))
 
 
-def drive_python(target: str, options: Mapping[str, Any]) -> int:
+def drive_python(target: str, options: Mapping[str, Any], function: Callable[..., Any] | None = None) -> int:
     """Run a Python function as a member.
 
     Args:
         target: ``FILE.py:NAME`` or ``package.module:NAME``.
         options: "steps" (how many the function yields, if known) and "arguments" (more keyword arguments).
+        function: the function itself, where this process has loaded it already.
 
     Returns:
         The exit code.
@@ -98,11 +99,12 @@ def drive_python(target: str, options: Mapping[str, Any]) -> int:
     Raises:
         TypeError: the function returned nothing that is a trajectory.
     """
-    from alearn.registry import load_object
-
     terminator = _Terminator()
     try:
-        function = load_object(target)
+        if function is None:
+            from alearn.registry import load_object
+
+            function = load_object(target)
         with _connect(options) as run:
             try:
                 result = function(**{**options.get("arguments", {}), **run.parameters})

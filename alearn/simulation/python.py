@@ -86,10 +86,11 @@ class PythonSimulation:
 
     def command(self, parameters: Parameters) -> Command:
         """The command of one member; the parameters travel in its environment."""
-        argv = [sys.executable, "-P", "-m", "alearn.simulation.drive", "python", self.target]
+        warm = ["python", self.target]
         if self.steps or self.arguments:
-            argv.append(json.dumps({"steps": self.steps, "arguments": self.arguments}))
-        return Command(tuple(argv), {"ALEARN_PARAMETERS": json.dumps(dict(parameters)), **_search_path(self.where)})
+            warm.append(json.dumps({"steps": self.steps, "arguments": self.arguments}))
+        argv = (sys.executable, "-P", "-m", "alearn.simulation.drive", *warm)
+        return Command(argv, {"ALEARN_PARAMETERS": json.dumps(dict(parameters)), **_search_path(self.where)}, tuple(warm))
 
     def describe(self) -> str:
         return self.target

@@ -11,7 +11,7 @@ import pytest
 
 from alearn.errors import ConfigError, LaunchError
 from alearn.launcher import Job, LocalLauncher, past_exit, sweep
-from alearn.launcher.supervisor import children
+from alearn.launcher.proctree import children
 from alearn.registry import build
 from alearn.testing.launcher import alive, collect, eventually, with_variable
 from alearn.types import ExitCause

@@ -9,8 +9,8 @@ import pytest
 
 from alearn.errors import ConfigError, LaunchError
 from alearn.launcher import Job
+from alearn.launcher.proctree import children
 from alearn.launcher.slurm import SlurmLauncher
-from alearn.launcher.supervisor import children
 from alearn.testing.launcher import LauncherConformance, alive, collect, eventually, with_variable
 from alearn.types import ExitCause
 

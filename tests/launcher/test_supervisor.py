@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from alearn.launcher import past_exit, supervisor
-from alearn.launcher.supervisor import Output, last_words, slay, terminate
+from alearn.launcher.proctree import slay, terminate
+from alearn.launcher.supervisor import Output, last_words
 from alearn.testing.launcher import alive, eventually
 from alearn.types import ExitCause
 
