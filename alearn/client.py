@@ -9,8 +9,8 @@
             ...
             run.put(t=time, u=u, energy=energy)
 
-This one file needs nothing but the standard library and imports nothing else of alearn, so it may be copied
-beside a simulation. Arrays may be numpy arrays or anything with the buffer protocol; numpy is imported only
+This one file needs nothing but the standard library and imports nothing else of alearn (but for the study's
+transforms, where they are to run here), so it may be copied beside a simulation. Arrays may be numpy arrays or anything with the buffer protocol; numpy is imported only
 for values that need it. Outside a study, that is without ``ALEARN_STREAM`` in the environment, ``connect``
 returns a run that checks what is put and sends nothing.
 
@@ -29,6 +29,7 @@ The bytes on the wire are described in docs/wire.md. A run belongs to one thread
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -56,13 +57,19 @@ ACK_HEAD = struct.Struct("<QI")
 HEADER_BYTES = HEADER.size + CRC.size
 LARGE = 1 << 15
 """Bytes from which a step's buffer is used again."""
+SEND_BUFFER = 400 << 10
+"""Bytes that the kernel holds of a Unix stream: more would leave the processor's cache before they are read."""
 
-HELLO, WELCOME, STEP, ACK, STOP, END, ERROR, CHALLENGE, PROOF = range(1, 10)
+HELLO, WELCOME, STEP, ACK, STOP, END, ERROR, CHALLENGE, PROOF, STEER, STEERED = range(1, 12)
 BODY_CRC = 1
 """Flag of a STEP: its head ends with the CRC-32 of the body."""
 SEALED = 1
-"""Flag of a CHALLENGE: after the proofs every frame ends with a seal. A writer accepts no other."""
+"""Flag of a CHALLENGE over plain TCP: after the proofs every frame ends with a seal. A writer accepts no other."""
 SEAL_BYTES = 16
+RECORD = 1 << 14
+"""The most bytes of one TLS record."""
+LOOK_S = 0.0005
+"""How often a writer of small steps looks for acknowledgements while its window has room."""
 ACK_STOP, ACK_END = 1, 2
 """Flags in an ACK's or WELCOME's head: please stop; your END has arrived."""
 
@@ -125,7 +132,7 @@ def frame(kind: int, head: bytes = b"", body: int = 0, flags: int = 0) -> bytes:
     """A frame up to its body: the header, its checksum and the head.
 
     Args:
-        kind: HELLO … PROOF.
+        kind: HELLO … STEERED.
         head: the head's bytes.
         body: how many bytes of body the caller will send after this.
         flags: of this kind.
@@ -134,11 +141,15 @@ def frame(kind: int, head: bytes = b"", body: int = 0, flags: int = 0) -> bytes:
     return first + CRC.pack(zlib.crc32(head, zlib.crc32(first))) + head
 
 
-def proof(key: bytes, side: str, reader_nonce: bytes, writer_nonce: bytes) -> bytes:
-    """The HMAC-SHA256 by which one side shows the other that it holds the study's key."""
+def proof(key: bytes, side: str, reader_nonce: bytes, writer_nonce: bytes, certificate: bytes = b"") -> bytes:
+    """The HMAC-SHA256 by which one side shows the other that it holds the study's key.
+
+    Under TLS it covers the SHA-256 of the reader's certificate: whoever sits between has another one, and no use of the proofs.
+    """
     import hmac
 
-    return hmac.digest(key, b"alearn 1 sealed " + side.encode() + reader_nonce + writer_nonce, "sha256")
+    label = b"alearn 1 tls " if certificate else b"alearn 1 sealed "
+    return hmac.digest(key, label + side.encode() + reader_nonce + writer_nonce + certificate, "sha256")
 
 
 class Seal:
@@ -229,11 +240,12 @@ def connect(
         limits=limits,
         steps_total=steps_total,
         units=units,
+        transform=env.get("ALEARN_TRANSFORM", ""),
     )
 
 
 class Address(NamedTuple):
-    """Where the reader listens: scheme "unix", "tcp" or "inprocess", and the key that TCP asks for."""
+    """Where the reader listens: scheme "unix", "tls", "tcp", "inprocess", "adios_sst" or "adios_bp", and the key that TLS and TCP ask for."""
 
     text: str
     scheme: str
@@ -242,20 +254,21 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, key: bytes | None = None) -> Address:
-        """Read ``unix:PATH``, ``tcp:HOST:PORT`` or ``inprocess:NAME``.
+        """Read ``unix:PATH``, ``tls:HOST:PORT``, ``tcp:HOST:PORT`` (sealed, not secret), ``inprocess:NAME`` or
+        ``adios_sst:DIRECTORY``, ``adios_bp:DIRECTORY``.
 
         Raises:
             StreamError: the text is none of these.
         """
         scheme, _, rest = text.partition(":")
-        if scheme in ("unix", "inprocess") and rest:
+        if scheme in ("unix", "inprocess", "adios_sst", "adios_bp") and rest:
             return cls(text, scheme, rest, key)
         host, _, port = rest.rpartition(":")
-        if scheme == "tcp" and host and port.isdigit():
+        if scheme in ("tls", "tcp") and host and port.isdigit():
             if key is None:
                 raise StreamError(f"The stream {text} needs the study's key; set ALEARN_KEY or ALEARN_KEY_FILE as the launcher does.")
             return cls(text, scheme, (host.strip("[]"), int(port)), key)
-        raise StreamError(f"ALEARN_STREAM is {text!r}; unix:PATH or tcp:HOST:PORT is needed.")
+        raise StreamError(f"ALEARN_STREAM is {text!r}; unix:PATH, tls:HOST:PORT or tcp:HOST:PORT is needed.")
 
     def dial(self, timeout_s: float) -> socket.socket:
         """A connected socket."""
@@ -263,20 +276,39 @@ class Address(NamedTuple):
             if self.target not in DIALERS:
                 raise ConnectionRefusedError("no reader of that name in this process")
             return DIALERS[self.target]()
-        if self.scheme == "tcp":
+        if self.scheme in ("tls", "tcp"):
             sock = socket.create_connection(self.target, timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return sock
+            return sock if self.scheme == "tcp" else _encrypted(sock)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.settimeout(timeout_s)
             sock.connect(self.target)
         except OSError:
             sock.close()
             raise
         return sock
+
+
+def _encrypted(sock: socket.socket) -> socket.socket:
+    """TLS 1.3 on a connected socket. Whose certificate it is, the proofs inside will tell.
+
+    Raises:
+        StreamError: this Python was built without TLS.
+    """
+    try:
+        import ssl
+    except ImportError as error:
+        sock.close()
+        raise StreamError(
+            "The stream is encrypted and this Python has no ssl module; use another, or set transport.encrypt=false in the study."
+        ) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(sock)
 
 
 class Run:
@@ -291,6 +323,7 @@ class Run:
         limits: the window and the deadlines.
         steps_total: how many steps will be put, if known.
         units: unit of each field.
+        transform: the study's transforms, if they are to run here; they need alearn, not only this file.
     """
 
     def __init__(
@@ -304,6 +337,7 @@ class Run:
         limits: Limits | None = None,
         steps_total: int = 0,
         units: Mapping[str, str] | None = None,
+        transform: str = "",
     ) -> None:
         self.member = member
         self.attempt = attempt
@@ -316,6 +350,7 @@ class Run:
         self._steps_total = steps_total
         self._units = dict(units or {})
         self._schema: tuple[Field, ...] | None = None
+        self._transform = _transforms(transform, member) if transform else None
         self._link: _Link | None = None
         self._window: deque[tuple[int, bytes, bytes | bytearray]] = deque()
         self._window_bytes = 0
@@ -323,6 +358,11 @@ class Run:
         self._end = b""
         self._stop = self._ended = self._closed = False
         self._opened = self._welcomed = False
+        self._news: dict[str, Any] = {}
+        self._steered: dict[str, Any] = {}
+        self._wish = self._taken = self._taken_at = 0
+        self._look_at = 0.0
+        self._first, self._first_crc = b"", 0
         self._lost_since: float | None = None
         self._tries = 0
         self._why = "it was never reached"
@@ -361,9 +401,7 @@ class Run:
         given = _merge(values, fields)
         self._ready()
         if self._schema is None:
-            self._schema = tuple(Field(n, *_raw(n, v)[:2], self._units.get(n, "")) for n, v in given.items())
-            if not self._schema:
-                raise SchemaError("The step carries no values; give at least one named number or array besides t.")
+            self._settle(given)
         if self._address is not None:
             self._wait(lambda: self._welcomed, "the reader to welcome it")
         return self.acknowledged
@@ -395,18 +433,25 @@ class Run:
             Refused: the learner refused this stream.
         """
         given = _merge(values, fields)
+        if self._transform is None:
+            self._put(t, given)
+        else:
+            self._transform.watch(self._put, t, given)
+
+    def _put(self, t: float, given: dict[str, Any]) -> None:
         self._ready()
         if self._schema is None:
-            self._schema = tuple(Field(n, *_raw(n, v)[:2], self._units.get(n, "")) for n, v in given.items())
-            if not self._schema:
-                raise SchemaError("The step carries no values; give at least one named number or array besides t.")
+            self._settle(given)
         if self._address is None:
             self._pack(given)
             self.step += 1
             return
         if self._link is None:
             self._open()
-        self._turn(0.0)
+        now = time.monotonic()
+        if now >= self._look_at or self._window_bytes * 2 > self._limits.window:
+            self._look_at = now + LOOK_S
+            self._turn(0.0)
         if self._stop:
             raise Stopped(f"The learner asked member {self.member} to stop before step {self.step}.")
         if self.step < self.acknowledged:
@@ -420,19 +465,44 @@ class Run:
             )
             if self._stop:
                 raise Stopped(f"The learner asked member {self.member} to stop before step {self.step}.")
-        entry = (self.step, frame(STEP, STEP_HEAD.pack(self.step, t), len(body)), body)
+        head = STEP_HEAD.pack(self.step, t)
+        first = self._first + CRC.pack(zlib.crc32(head, self._first_crc)) + head
         if self._link is None:
             self._open()
-        self._window.append(entry)
+        self._window.append((self.step, first, body))
         self._window_bytes += len(body)
         self.step += 1
-        self._queue(entry[1], body)
-        if self._link is not None:
-            self._link.send()
+        self._queue(first, body)
         # A slow reader may leave bytes here while the window has room: they follow with the next put.
-        patience = time.monotonic() + 0.05
+        patience = now + 0.05
+        if self._link is not None:
+            self._link.send(0.05)
         while (self._link is None or self._link.out) and time.monotonic() < patience:
             self._turn(0.05)
+
+    def steering(self) -> dict[str, Any]:
+        """The values that somebody has steered this member to since the last call (``alearn steer``); mostly none.
+
+        ``parameters`` stay what they were: they are what the member's samples are filed under.
+        """
+        if self._opened and not self._closed:
+            self._turn(0.0)
+        new, self._news = self._news, {}
+        if new:
+            self._steered.update(new)
+            self._taken, self._taken_at = self._wish, self.step
+            self._queue(self._told())
+        return new
+
+    def steered(self, name: str, otherwise: Any = None) -> Any:
+        """What a knob of the simulation is to be from now on: ``dt = run.steered("dt", dt)``.
+
+        Args:
+            name: the knob's name, as ``alearn steer`` gives it.
+            otherwise: its present value, which stays if nobody has steered it.
+        """
+        self.steering()
+        return self._steered.get(name, otherwise)
 
     @property
     def stopped(self) -> bool:
@@ -465,10 +535,25 @@ class Run:
                 self._queue(self._end)
             self._wait(lambda: self._ended, "the end to be acknowledged")
         finally:
+            if self._transform is not None:
+                self._transform.report()
             self._closed = True
             self._drop("the run was closed")
 
     # -- the stream ---------------------------------------------------------------------------------------
+
+    def _settle(self, given: dict[str, Any]) -> None:
+        """What the first step carries is what every step will carry."""
+        announced = None if self._transform is None else _transforming(self._transform.schema, given, self._units)
+        if announced is None:
+            self._schema = tuple(Field(n, *_raw(n, v)[:2], self._units.get(n, "")) for n, v in given.items())
+        else:
+            self._schema = tuple(Field(f.name, f.shape, f.dtype, f.unit) for f in announced.fields)
+        if not self._schema:
+            raise SchemaError("The step carries no values; give at least one named number or array besides t.")
+        size = sum(math.prod(f.shape) * struct.calcsize(DTYPES[f.dtype]) for f in self._schema)
+        self._first = HEADER.pack(MAGIC, STEP, 0, 0, STEP_HEAD.size, size)
+        self._first_crc = zlib.crc32(self._first)
 
     def _ready(self) -> None:
         if self._closed:
@@ -477,6 +562,8 @@ class Run:
             raise StreamError(f"The run of member {self.member} was opened by process {self._pid}; a fork of it cannot put steps.")
 
     def _pack(self, given: dict[str, Any]) -> bytes | bytearray:
+        if self._transform is not None:
+            given = _transforming(self._transform, given, self.step)
         schema = self._schema or ()
         if len(given) != len(schema) or any(f.name not in given for f in schema):
             names = [f.name for f in schema]
@@ -536,10 +623,10 @@ class Run:
         if link is None:
             return
         try:
-            broken = link.send()
-            if wait_s > 0 and not broken:
+            idle = not link.out
+            broken = link.send(wait_s)
+            if idle and wait_s > 0:
                 link.wait(wait_s)
-                broken = link.send()
             for kind, _, head in link.receive():
                 self._handle(kind, head)
             if broken:
@@ -572,9 +659,12 @@ class Run:
                 time.sleep(max(0.0, min(0.5, 0.01 * 2 ** min(self._tries, 6), until - now)))
             self._tries += 1
             try:
-                self._link = _Link(self._address.dial(max(0.1, min(10.0, until - now))))
-                if self._address.key is not None:
-                    self._authenticate(self._link, self._address.key, time.monotonic() + 10.0)
+                if self._address.scheme.startswith("adios_"):
+                    self._link = _adios(self._address)
+                else:
+                    self._link = _Link(self._address.dial(max(0.1, min(10.0, until - now))), self._address.scheme == "tls")
+                if self._address.scheme in ("tls", "tcp"):
+                    self._authenticate(self._link, time.monotonic() + 10.0)
             except (_Lost, OSError) as error:
                 self._drop(str(error) or type(error).__name__)
                 continue
@@ -587,6 +677,7 @@ class Run:
             for step, head, body in self._window:
                 if step >= self.acknowledged:
                     self._queue(head, body)
+            self._queue(self._told() if self._taken else b"")
             self._queue(self._end)
 
     def _await_welcome(self) -> None:
@@ -608,21 +699,34 @@ class Run:
             "schema": [{"name": f.name, "shape": list(f.shape), "dtype": f.dtype, "unit": f.unit} for f in self._schema or ()],
             "steps_total": self._steps_total,
             "parameters": self.parameters,
-            "provenance": {"host": socket.gethostname(), "pid": self._pid, "client": f"python {sys.version.split()[0]}"},
+            "provenance": {
+                "host": socket.gethostname(),
+                "pid": self._pid,
+                "client": f"python {sys.version.split()[0]}",
+                "transformed": [] if self._transform is None else self._transform.raw,
+            },
         }
         return frame(HELLO, json.dumps(said).encode())
 
-    def _authenticate(self, link: _Link, key: bytes, until: float) -> None:
+    def _told(self) -> bytes:
+        """The frame by which the learner hears that its newest wish was taken, and before which step."""
+        return frame(STEERED, json.dumps({"number": self._taken, "step": self._taken_at}).encode())
+
+    def _authenticate(self, link: _Link, until: float) -> None:
         """Mutual challenge and response: the reader proves itself before it learns anything of this member."""
+        assert self._address is not None
+        assert self._address.key is not None
+        where, key, certificate = self._address.text, self._address.key, link.certificate()
         flags, theirs = link.expect(CHALLENGE, until)
-        if not flags & SEALED:
-            raise Refused(f"The reader at {self._address.text if self._address else ''} offers a connection without seals; update it.")
+        if not certificate and not flags & SEALED:
+            raise Refused(f"The reader at {where} offers a connection without seals; update it.")
         ours = os.urandom(32)
-        link.queue(frame(PROOF, ours + proof(key, "writer", theirs, ours)))
+        link.queue(frame(PROOF, ours + proof(key, "writer", theirs, ours, certificate)))
         _, answer = link.expect(PROOF, until)
-        if not _same(answer, proof(key, "reader", theirs, ours)):
-            raise Refused(f"Whoever listens at {self._address.text if self._address else ''} does not hold this study's key.")
-        link.seals = Seal(key, "writer", theirs, ours), Seal(key, "reader", theirs, ours)
+        if not _same(answer, proof(key, "reader", theirs, ours, certificate)):
+            raise Refused(f"Whoever listens at {where} does not hold this study's key.")
+        if not certificate:
+            link.seals = Seal(key, "writer", theirs, ours), Seal(key, "reader", theirs, ours)
 
     def _handle(self, kind: int, head: bytes) -> None:
         self._heard = time.monotonic()
@@ -640,50 +744,87 @@ class Run:
                 self._lost_since = None
         elif kind == STOP:
             self._stop = True
+        elif kind == STEER:
+            try:
+                said = json.loads(head)
+                number, values = int(said["number"]), dict(said["values"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise _Lost("the reader sent values to steer by that cannot be read") from error
+            if number > self._wish:  # after a reconnection some come again
+                self._wish = number
+                self._news.update(values)
         elif kind == ERROR:
             _raise_error(head)
 
 
 class _Link:
-    """One connected socket: bytes queued to go out, frames cut from what came in.
+    """One connected socket, with TLS or without: bytes queued to go out, frames cut from what came in.
 
-    ``seals`` are those of what is sent and of what is received, once both sides have proved themselves.
+    ``seals`` are those of what is sent and of what is received, once both sides have proved themselves without TLS.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, tls: bool = False) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._tls = tls
+        self._again: tuple[type[OSError], ...] = (BlockingIOError,)
+        if tls:
+            import ssl
+
+            self._again = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
         self._in = bytearray()
         self.out: deque[memoryview] = deque()
         self.seals: tuple[Seal, Seal] | None = None
+
+    def certificate(self) -> bytes:
+        """SHA-256 of the reader's certificate; empty without TLS."""
+        if not self._tls:
+            return b""
+        import hashlib
+        import ssl
+
+        assert isinstance(self._sock, ssl.SSLSocket)
+        return hashlib.sha256(self._sock.getpeercert(binary_form=True) or b"").digest()
 
     def queue(self, *parts: bytes | bytearray) -> None:
         """Put one frame in line; no parts, no frame."""
         if any(parts):
             if self.seals is not None:
                 parts = (*parts, self.seals[0](*parts))
+            if self._tls and sum(map(len, parts)) <= RECORD:
+                parts = (b"".join(parts),)  # one record instead of two
             self.out.extend([memoryview(p) for p in parts if p])
 
-    def send(self) -> str:
-        """Send what the kernel takes now; returns why the connection is broken, if it is."""
+    def send(self, wait_s: float = 0.0) -> str:
+        """Send what is queued as far as the kernel takes it, waiting so long for room while nothing comes from the reader.
+
+        Returns why the connection is broken, if it is: not raised, for the reader's reason may still lie in the other direction.
+        """
         out = self.out
-        try:
-            while out:
-                sent = self._sock.sendmsg(list(islice(out, 16)))
-                while out and sent >= len(out[0]):
-                    sent -= len(out.popleft())
-                if sent:
-                    out[0] = out[0][sent:]
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            return str(error)  # not raised: the reader's reason may still lie in the other direction
+        until = 0.0
+        while out:
+            try:
+                sent = self._sock.send(out[0]) if self._tls else self._sock.sendmsg(list(islice(out, 16)))
+            except self._again:
+                until = until or time.monotonic() + wait_s
+                if wait_s <= 0 or time.monotonic() >= until or self.wait(wait_s) & select.POLLIN:
+                    return ""
+                continue
+            except OSError as error:
+                return str(error)
+            while out and sent >= len(out[0]):
+                sent -= len(out.popleft())
+            if sent:
+                out[0] = out[0][sent:]
         return ""
 
-    def wait(self, timeout_s: float) -> None:
-        poller = select.poll()
-        poller.register(self._sock, select.POLLIN | (select.POLLOUT if self.out else 0))
-        poller.poll(math.ceil(timeout_s * 1000))
+    def wait(self, timeout_s: float) -> int:
+        """Wait for something to come, or for room if something is to be sent; returns poll's flags."""
+        self._poller.modify(self._sock, select.POLLIN | (select.POLLOUT if self.out else 0))
+        found = self._poller.poll(math.ceil(timeout_s * 1000))
+        return found[0][1] if found else 0
 
     def receive(self, most: int = 1 << 16) -> list[tuple[int, int, bytes]]:
         """The frames that have come, at most so many, as (kind, flags, head).
@@ -695,11 +836,11 @@ class _Link:
         while True:
             try:
                 chunk = self._sock.recv(65536)
-            except BlockingIOError:
+            except self._again:
                 break
             self._in += chunk
-            if len(chunk) < 65536:
-                closed = not chunk
+            closed = not chunk
+            if closed or (len(chunk) < 65536 and not self._tls):
                 break
         frames: list[tuple[int, int, bytes]] = []
         while len(self._in) >= HEADER_BYTES and len(frames) < most:
@@ -739,6 +880,19 @@ class _Link:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _adios(address: Address) -> Any:
+    """A link that writes ADIOS2 into the member's directory.
+
+    Raises:
+        StreamError: alearn is not installed beside this file.
+    """
+    try:
+        writer = importlib.import_module("alearn.transport.adios.writer")
+    except ImportError as error:
+        raise StreamError(f"The stream {address.text} is ADIOS2's, which needs more than this file ({error}): pip install alearn.") from error
+    return writer.AdiosLink("SST" if address.scheme == "adios_sst" else "BP5", address.target)
 
 
 def _same(a: bytes, b: bytes) -> bool:
@@ -848,6 +1002,25 @@ def _flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[float]]:
     if len(shapes) > 1:
         raise SchemaError(f"The step's value '{name}' is a ragged list; every row must be of one length.")
     return (len(value), *(shapes.pop() if shapes else ())), flat
+
+
+# -- transforms ---------------------------------------------------------------------------------------------
+
+
+def _transforms(text: str, member: str) -> Any:
+    """The study's transforms; None where alearn is not installed: raw steps go out then, and the reader transforms them."""
+    try:
+        from alearn.transform.writer import AtWriter
+    except ImportError:
+        return None
+    return _transforming(AtWriter, text, member)
+
+
+def _transforming(do: Callable[..., Any], first: Any, second: Any) -> Any:
+    try:
+        return do(first, second)
+    except Exception as error:
+        raise SchemaError(f"The study's transforms cannot be applied here. {error}") from error
 
 
 # -- the environment --------------------------------------------------------------------------------------

@@ -85,8 +85,8 @@ def test_the_process_fails_when_there_is_no_reader(tmp_path):
     ("environ", "says"),
     [
         ({"ALEARN_STREAM": "unix:/x"}, "ALEARN_MEMBER is not"),
-        ({"ALEARN_STREAM": "carrier pigeon", "ALEARN_MEMBER": "m"}, "unix:PATH or tcp:HOST:PORT"),
-        ({"ALEARN_STREAM": "tcp:host", "ALEARN_MEMBER": "m"}, "unix:PATH or tcp:HOST:PORT"),
+        ({"ALEARN_STREAM": "carrier pigeon", "ALEARN_MEMBER": "m"}, "unix:PATH, tls:HOST:PORT or tcp:HOST:PORT"),
+        ({"ALEARN_STREAM": "tcp:host", "ALEARN_MEMBER": "m"}, "unix:PATH, tls:HOST:PORT or tcp:HOST:PORT"),
         ({"ALEARN_STREAM": "tcp:host:1", "ALEARN_MEMBER": "m"}, "needs the study's key"),
         ({"ALEARN_STREAM": "tcp:host:1", "ALEARN_MEMBER": "m", "ALEARN_KEY": "ab"}, "1 bytes; 32 are needed"),
         ({"ALEARN_STREAM": "tcp:host:1", "ALEARN_MEMBER": "m", "ALEARN_KEY": "key"}, "cannot be read from ALEARN_KEY"),

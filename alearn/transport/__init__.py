@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alearn.transport.base import Broken, End, Hello, Message, Reader, Writer
+    from alearn.transport.base import Broken, End, Hello, Message, Reader, Steered, Steering, Writer
     from alearn.transport.inprocess import InProcessReader, connect_inprocess
     from alearn.transport.socket import SocketReader
 
@@ -16,13 +16,17 @@ _LAZY = {
     "Hello": "base",
     "Message": "base",
     "Reader": "base",
+    "Steered": "base",
+    "Steering": "base",
     "Writer": "base",
     "InProcessReader": "inprocess",
     "connect_inprocess": "inprocess",
     "SocketReader": "socket",
 }
 
-__all__ = ["Broken", "End", "Hello", "InProcessReader", "Message", "Reader", "SocketReader", "Writer", "connect_inprocess"]
+__all__ = [
+    "Broken", "End", "Hello", "InProcessReader", "Message", "Reader", "SocketReader", "Steered", "Steering", "Writer", "connect_inprocess",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

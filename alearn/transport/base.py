@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from alearn.types import Parameters, Sample, Schema
 
@@ -51,15 +52,29 @@ class End:
 class Broken:
     """Something that arrived was refused, or a stream broke off. It costs that stream only.
 
-    ``member`` is empty when the peer never introduced itself.
+    ``member`` is empty when the peer never introduced itself. ``final`` says that no other stream of this attempt will come
+    and that the writer may not know it: what it still computes is lost, so the attempt cannot become complete. ``fault`` says
+    that its steps themselves are wrong, so that no other attempt would do better.
     """
 
     member: str
     attempt: int
     reason: str
+    final: bool = False
+    fault: bool = False
 
 
-Message = Hello | Sample | End | Broken
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """A member's simulation took the values that it was steered to; they hold from step number ``step`` on."""
+
+    member: str
+    attempt: int
+    step: int
+    values: Mapping[str, Any]
+
+
+Message = Hello | Sample | End | Broken | Steered
 
 
 class Reader(Protocol):
@@ -83,6 +98,31 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Close every stream and remove what was created."""
+        ...
+
+
+@runtime_checkable
+class Steering(Protocol):
+    """A reader that can hand new values to simulations while they run."""
+
+    def steer(self, member: str, attempt: int, values: Mapping[str, Any]) -> None:
+        """Hand over values by name (numbers, texts, truth values). A ``Steered`` message tells when they were taken."""
+        ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """What a carrier offers beside ``Reader`` if its writers may know nothing of us: ADIOS2, files.
+
+    Such a writer is found by where it runs, and cannot wait until its steps have arrived.
+    """
+
+    def follow(self, member: str, attempt: int, parameters: Parameters, directory: Path) -> None:
+        """Where an attempt will run and with which parameters; said before ``address``."""
+        ...
+
+    def ended(self, member: str, attempt: int) -> None:
+        """The attempt's process is gone. What it left is still read; a last End or Broken follows unless one has come."""
         ...
 
 

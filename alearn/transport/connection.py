@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 import socket
-import sys
+import ssl
 import zlib
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,13 @@ from alearn.types import Schema
 
 HELLO_BYTES = 1 << 20
 END_BYTES = 1 << 16
+STEERED_BYTES = 1 << 10
 PROOF_BYTES = 64
 _BUFFER = 1 << 16
 _POOLED = 32 << 20
-_POOLED_COUNT = 64
 _POOLED_SIZES = 4
+_STEP_BYTES = wire.HEADER_BYTES + wire.STEP_HEAD.size
+_AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ProtocolError(Exception):
@@ -40,34 +41,44 @@ class Damaged(ProtocolError):
 class Buffers:
     """Buffers for large bodies, used again when no array looks into them any more.
 
-    Memory fresh from the system costs a page fault for every 4 KiB, more than the bytes' own way through the socket. A
-    ring for each size: what was handed out longest ago comes next, and if somebody still holds it, a fresh one takes its
-    place. At most 32 MiB a size and four sizes are kept. For one thread.
+    Memory fresh from the system costs a page fault for every 4 KiB, more than the bytes' own way through the socket; and the
+    buffer that was given back last is the one that still lies in the processor's cache. At most 32 MiB a size and four sizes
+    are kept.
     """
 
     def __init__(self) -> None:
-        self._rings: dict[int, deque[npt.NDArray[np.uint8]]] = {}
+        self._free: dict[int, list[bytearray]] = {}
 
     def take(self, length: int) -> memoryview:
         """A writable buffer of this length with arbitrary content."""
-        count = min(_POOLED_COUNT, _POOLED // max(1, length))
-        if length < wire.LARGE or not count:
+        if length < wire.LARGE or length > _POOLED:
             return np.empty(length, np.uint8).data
-        ring = self._rings.get(length)
-        if ring is None:
-            if len(self._rings) == _POOLED_SIZES:
-                del self._rings[next(iter(self._rings))]
-            ring = self._rings[length] = deque(maxlen=count)
-        # two references are the local name and getrefcount's argument: every view of the buffer would hold another
-        oldest = ring.popleft() if len(ring) == count else None
-        if oldest is None or sys.getrefcount(oldest) != 2:
-            oldest = np.empty(length, np.uint8)
-        ring.append(oldest)
-        return oldest.data
+        free = self._free.get(length)
+        if free is None:
+            if len(self._free) == _POOLED_SIZES:
+                del self._free[next(iter(self._free))]
+            free = self._free[length] = []
+        memory = free.pop() if free else bytearray(length)
+        lease = _Lease(length, np.uint8, memory)
+        lease.memory, lease.home = memory, free
+        return lease.data
 
 
-@dataclass(slots=True)
-class Frame:
+class _Lease(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Memory that goes home when the last view of it is gone, in whatever thread that is.
+
+    The memory is no array itself: numpy would name that as the base of the views, and let go of the lease.
+    """
+
+    memory: bytearray | None = None
+    home: list[bytearray]
+
+    def __del__(self) -> None:
+        if self.memory is not None and (len(self.home) + 1) * len(self.memory) <= _POOLED:
+            self.home.append(self.memory)
+
+
+class Frame(NamedTuple):
     """A frame that arrived whole: its kind, head and (for a STEP) its read-only body."""
 
     kind: int
@@ -80,12 +91,12 @@ class Connection:
     """The reader's side of one socket.
 
     ``seals`` are those of what is received and of what is sent, once both sides have proved themselves.
-    ``state`` is "proof" (authentication is due), "hello", "open", "ended" or "refused" (an ERROR was sent and what
-    still comes is thrown away). ``deadline`` bounds every state but "open".
+    ``state`` is "tls" (its handshake is under way), "proof" (authentication is due), "hello", "open", "ended" or "refused"
+    (an ERROR was sent and what still comes is thrown away). ``deadline`` bounds every state but "open".
 
     Args:
         sock: the connected socket; made non-blocking.
-        state: "proof" or "hello".
+        state: "tls", "proof" or "hello".
         deadline: monotonic time by which the state must be left.
         buffers: where the bodies of steps come from.
     """
@@ -100,6 +111,7 @@ class Connection:
     attempt: int = 0
     session: str = ""
     step_bytes: int = 0
+    told: int = 0
     next_step: int | None = None
     welcomed: bool = False
     ack_due: bool = False
@@ -111,6 +123,8 @@ class Connection:
 
     def __post_init__(self) -> None:
         self.sock.setblocking(False)
+        self.tls = self.sock if isinstance(self.sock, ssl.SSLSocket) else None
+        self._expected, self._expected_crc = b"", 0
         self._buffer = bytearray(4096)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -123,6 +137,8 @@ class Connection:
     def accept(self, schema: Schema) -> None:
         """The writer is known: steps of this schema may come."""
         self.step_bytes = schema.nbytes
+        self._expected = wire.HEADER.pack(wire.MAGIC, wire.STEP, 0, 0, wire.STEP_HEAD.size, schema.nbytes)
+        self._expected_crc = zlib.crc32(self._expected)
         self._layout = []
         at = 0
         for f in schema.fields:
@@ -132,6 +148,24 @@ class Connection:
     def unpack(self, body: memoryview) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a step: read-only views of its body."""
         return {name: np.ndarray(shape, dtype, body, at) for name, shape, dtype, at in self._layout}
+
+    def shake_hands(self) -> bool:
+        """Go on with the TLS handshake; returns whether it is done.
+
+        Raises:
+            OSError: the other side does not speak TLS 1.3, or is gone.
+        """
+        assert self.tls is not None
+        try:
+            self.tls.do_handshake()
+        except _AGAIN:
+            return False
+        return True
+
+    @property
+    def pending(self) -> bool:
+        """Whether TLS holds bytes that the kernel will not tell of again."""
+        return self.tls is not None and not self.closed and self.state not in ("tls", "refused") and self.tls.pending() > 0
 
     def grow(self) -> None:
         """Give the stream its full receive buffer."""
@@ -156,17 +190,18 @@ class Connection:
             self._compact()
             tail = self._view[self._end : min(self._end + ahead, len(self._buffer))]
             try:
-                if self._filling is not None:
+                if self._filling is None:
+                    room = len(tail)
+                    got = self.sock.recv_into(tail)
+                    self._end += got
+                else:
                     rest = self._filling[self._filled :]
-                    got = self.sock.recvmsg_into([rest, tail])[0]
+                    room = len(rest) + len(tail)
+                    got = self.sock.recvmsg_into([rest, tail])[0] if self.tls is None else self.tls.recv_into(rest)
                     into = min(got, len(rest))
                     self._filled += into
                     self._end += got - into
-                else:
-                    rest = self._view[:0]
-                    got = self.sock.recv_into(tail)
-                    self._end += got
-            except BlockingIOError:
+            except _AGAIN:
                 return frames, False
             except OSError:
                 return frames, True
@@ -176,7 +211,7 @@ class Connection:
             self._cut(frames)
             if self.state != "open" or self.error is not None:
                 break  # the owner must look at a hello or a proof before what follows can be judged
-            if got < len(rest) + len(tail):
+            if got < room and self.tls is None:
                 break  # the kernel has no more
         return frames, False
 
@@ -206,19 +241,26 @@ class Connection:
         view = self._view
         while self._end - self._start >= wire.HEADER_BYTES and self._filling is None:
             at = self._start
-            magic, kind, flags, _, head_bytes, body_bytes = wire.HEADER.unpack_from(view, at)
-            if magic != wire.MAGIC:
-                raise ProtocolError("its bytes are not frames of this protocol")
-            self._check(kind, flags, head_bytes, body_bytes)
-            if kind == wire.STEP:
-                if self._end - at < wire.HEADER_BYTES + head_bytes:
+            first = bytes(view[at : at + _STEP_BYTES])
+            if first[: wire.HEADER.size] == self._expected:
+                if self._end - at < _STEP_BYTES:
                     return
-                first = bytes(view[at : at + wire.HEADER_BYTES + head_bytes])
-                self._verify(first)
-                length = body_bytes
+                if wire.CRC.unpack_from(first, wire.HEADER.size)[0] != zlib.crc32(first[wire.HEADER_BYTES :], self._expected_crc):
+                    raise Damaged("a frame was damaged on its way (its checksum does not match)")
+                kind, flags, length = wire.STEP, 0, self.step_bytes
             else:
-                first = bytes(view[at : at + wire.HEADER_BYTES])  # the header waits for the head that it vouches for
-                length = head_bytes
+                magic, kind, flags, _, head_bytes, length = wire.HEADER.unpack_from(view, at)
+                if magic != wire.MAGIC:
+                    raise ProtocolError("its bytes are not frames of this protocol")
+                self._check(kind, flags, head_bytes, length)
+                if kind == wire.STEP:
+                    if self._end - at < wire.HEADER_BYTES + head_bytes:
+                        return
+                    first = bytes(view[at : at + wire.HEADER_BYTES + head_bytes])
+                    self._verify(first)
+                else:
+                    first = first[: wire.HEADER_BYTES]  # the header waits for the head that it vouches for
+                    length = head_bytes
             at += len(first)
             length += 0 if self.seals is None else wire.SEAL_BYTES
             self._frame = (kind, flags, first)
@@ -241,7 +283,7 @@ class Connection:
         """Everything that can be refused before a byte is allocated for it."""
         due = {"proof": wire.PROOF, "hello": wire.HELLO}.get(self.state)
         if self.state == "open":
-            if kind not in (wire.STEP, wire.END):
+            if kind not in (wire.STEP, wire.END, wire.STEERED):
                 raise ProtocolError(f"it sent a frame of kind {kind} where a step or the end was due")
         elif kind != due:
             raise ProtocolError(f"it sent a frame of kind {kind} where {'nothing' if due is None else f'kind {due}'} was due")
@@ -252,7 +294,7 @@ class Connection:
             if body_bytes != self.step_bytes:
                 raise ProtocolError(f"it sent a step of {body_bytes} bytes; its schema says {self.step_bytes}")
             return
-        limit = {wire.PROOF: PROOF_BYTES, wire.HELLO: HELLO_BYTES, wire.END: END_BYTES}[kind]
+        limit = {wire.PROOF: PROOF_BYTES, wire.HELLO: HELLO_BYTES, wire.END: END_BYTES, wire.STEERED: STEERED_BYTES}[kind]
         if head_bytes > limit or body_bytes:
             raise ProtocolError(f"it sent a frame of kind {kind} with {head_bytes} + {body_bytes} bytes; at most {limit} + 0 are allowed")
 
@@ -294,7 +336,7 @@ class Connection:
                 del self.out[: self.sock.send(self.out)]
             if self.state == "refused":
                 self.sock.shutdown(socket.SHUT_WR)  # the reason is read before the end, which a close could overtake
-        except BlockingIOError:
+        except _AGAIN:
             pass
         except OSError:
             return False

@@ -63,6 +63,10 @@ class InProcessReader:
         """Ask the writer to stop."""
         self._engine.stop(member, attempt)
 
+    def steer(self, member: str, attempt: int, values: Mapping[str, Any]) -> None:
+        """Hand new values to a running simulation."""
+        self._engine.steer(member, attempt, values)
+
     def close(self) -> None:
         """Close every stream."""
         client.DIALERS.pop(self._name, None)

@@ -11,9 +11,11 @@ import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alearn.errors import ConfigError, TransportError
 from alearn.transport.base import Message
+from alearn.transport.certificate import server_context
 from alearn.transport.streams import StreamEngine, StreamLimits
 
 _PATH_LIMIT = 107
@@ -23,16 +25,17 @@ class SocketReader:
     """The learner's end of the framed socket.
 
     Args:
-        kind: "unix" (one machine; a socket in a directory of mode 0700) or "tcp" (both sides prove that
-            they hold a key of this study, and every frame is sealed with it; what travels can be read on the network,
-            though not changed).
+        kind: "unix" (one machine; a socket in a directory of mode 0700) or "tcp" (encrypted by TLS 1.3; both sides prove
+            that they hold a key of this study).
         path: where to put the Unix socket; empty makes a fresh directory. A fixed path lets a restarted reader
             be found again by writers that are still alive.
         host: TCP: the address to bind; loopback unless you say otherwise.
         port: TCP: the port; 0 takes a free one.
         advertise: TCP: the host name that writers are told; empty is ``host``.
-        key_file: TCP: keep the study's key in this file (made with mode 0600, or read if it is there) instead of
-            handing it to members in their environment.
+        key_file: TCP: keep the study's key in this file (made with mode 0600, or read if it is there). Empty is
+            ``stream.key`` in the study's directory; a reader without a study hands the key to members in their environment.
+        encrypt: TCP: False for clients that were built without TLS: every frame is sealed with the key, so that what
+            travels can be read on the network, though not changed.
         window_mb: MiB of unacknowledged steps that each writer may have in flight.
         queue_mb: MiB of samples between reception and ``poll``, all members together.
         deadline_s: how long a writer waits for an acknowledgement before it gives up.
@@ -40,6 +43,7 @@ class SocketReader:
         hello_s: how long a new connection may take to introduce itself.
         connections: how many streams may be open at a time.
         step_mb: MiB of the largest step that a schema may announce.
+        directory: the study's directory.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class SocketReader:
         port: int = 0,
         advertise: str = "",
         key_file: str = "",
+        encrypt: bool = True,
         window_mb: float = 32.0,
         queue_mb: float = 256.0,
         deadline_s: float = 600.0,
@@ -58,6 +63,7 @@ class SocketReader:
         hello_s: float = 5.0,
         connections: int = 512,
         step_mb: float = 1024.0,
+        directory: Path | None = None,
     ) -> None:
         if kind not in ("unix", "tcp"):
             raise ConfigError(f"The socket transport's kind is {kind!r}; 'unix' or 'tcp' is needed.")
@@ -66,17 +72,19 @@ class SocketReader:
         self._path: Path | None = None
         self._identity: tuple[int, int] | None = None
         key: bytes | None = None
+        tls, certificate = server_context() if kind == "tcp" and encrypt else (None, b"")
         if kind == "unix":
             listener = self._listen_unix(path)
         else:
+            key_file = key_file or ("" if directory is None else str(directory / "stream.key"))
             key = _study_key(key_file)
             self._env |= {"ALEARN_KEY_FILE": str(Path(key_file).absolute())} if key_file else {"ALEARN_KEY": key.hex()}
             listener = _listen_tcp(host, port)
             bound = listener.getsockname()
-            name = advertise or host
-            self._env["ALEARN_STREAM"] = f"tcp:[{name}]:{bound[1]}" if ":" in name else f"tcp:{name}:{bound[1]}"
+            name, scheme = advertise or host, "tls" if encrypt else "tcp"
+            self._env["ALEARN_STREAM"] = f"{scheme}:[{name}]:{bound[1]}" if ":" in name else f"{scheme}:{name}:{bound[1]}"
         limits = StreamLimits(int(queue_mb * (1 << 20)), int(step_mb * (1 << 20)), connections, hello_s)
-        self._engine = StreamEngine(listener, key, limits)
+        self._engine = StreamEngine(listener, key, limits, tls, certificate)
 
     def address(self, member: str, attempt: int) -> Mapping[str, str]:
         """Announce the attempt; returns the variables of its environment."""
@@ -98,6 +106,10 @@ class SocketReader:
     def stop(self, member: str, attempt: int) -> None:
         """Ask the writer to stop."""
         self._engine.stop(member, attempt)
+
+    def steer(self, member: str, attempt: int, values: Mapping[str, Any]) -> None:
+        """Hand new values to a running simulation."""
+        self._engine.steer(member, attempt, values)
 
     def close(self) -> None:
         """Close every stream; remove the socket and its directory."""

@@ -8,15 +8,17 @@ import json
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from alearn import client as wire
 from alearn.errors import SchemaError, TransportError
-from alearn.transport.base import Broken, End, Hello, Message
+from alearn.transport.base import Broken, End, Hello, Message, Steered
 from alearn.transport.connection import Buffers, Connection, Frame, ProtocolError
 from alearn.types import Sample, Schema
 
@@ -53,6 +55,8 @@ class _Attempt:
     schema: Schema | None = None
     acknowledged: int = 0
     stop: bool = False
+    wishes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    wish: int = 0
     connection: Connection | None = None
 
 
@@ -69,11 +73,22 @@ class StreamEngine:
         listener: a listening socket, owned from here on; None if connections are only adopted.
         key: the study's key; with it every peer must prove that it holds it too.
         limits: see ``StreamLimits``.
+        tls: encrypt every connection with this; needs the key.
+        certificate: SHA-256 of the certificate in ``tls``, which the proofs cover.
     """
 
-    def __init__(self, listener: socket.socket | None, key: bytes | None, limits: StreamLimits) -> None:
+    def __init__(
+        self,
+        listener: socket.socket | None,
+        key: bytes | None,
+        limits: StreamLimits,
+        tls: ssl.SSLContext | None = None,
+        certificate: bytes = b"",
+    ) -> None:
         self._listener = listener
         self._key = key
+        self._tls = tls
+        self._certificate = certificate
         self._limits = limits
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
@@ -172,6 +187,19 @@ class StreamEngine:
                 connection.say(wire.STOP)
                 self._push(connection)
 
+    def steer(self, member: str, attempt: int, values: Mapping[str, Any]) -> None:
+        """Hand new values to the writer, now or when it next connects; ``Steered`` tells when it has taken them."""
+        with self._lock:
+            known = self._attempts.get(member)
+            if known is None or known.attempt != attempt or self._closing:
+                return
+            known.wish += 1
+            known.wishes[known.wish] = dict(values)
+            connection = known.connection
+            if connection is not None and connection.welcomed:
+                connection.say(wire.STEER, _wish(known.wish, known.wishes[known.wish]))
+                self._push(connection)
+
     def adopt(self, sock: socket.socket) -> None:
         """Serve a socket that is connected already."""
         with self._lock:
@@ -222,12 +250,17 @@ class StreamEngine:
         """Send what is due; what the kernel does not take now, the thread sends later."""
         if connection.closed:
             return
+        if connection.tls is not None and threading.current_thread() is not self._thread:
+            self._ask(connection)  # OpenSSL cannot read in one thread and write in another
+            return
         alive = connection.send()
         if alive and connection.ack_due and not connection.out:  # only the newest acknowledgement matters
             known = self._attempts[connection.member]
             flags = (wire.ACK_STOP if known.stop else 0) | (wire.ACK_END if connection.ended else 0)
             kind = wire.ACK if connection.welcomed else wire.WELCOME
             connection.say(kind, wire.ACK_HEAD.pack(known.acknowledged, flags))
+            for number, values in () if connection.welcomed else list(known.wishes.items()):
+                connection.say(wire.STEER, _wish(number, values))
             connection.welcomed, connection.ack_due = True, False
             alive = connection.send()
         if not alive or connection.out:
@@ -319,18 +352,29 @@ class StreamEngine:
             self._take(sock)
 
     def _take(self, sock: socket.socket) -> None:
-        connection = Connection(sock, "hello" if self._key is None else "proof", time.monotonic() + self._limits.hello_s, self._buffers)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        state = "hello" if self._key is None else "proof"
+        if self._tls is not None:
+            try:
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # gone already
+                sock.close()
+                return
+            state = "tls"
+        connection = Connection(sock, state, time.monotonic() + self._limits.hello_s, self._buffers)
         with self._lock:
             self._connections.add(connection)
             self._timed.add(connection)
-            if self._key is not None:
-                connection.nonce = os.urandom(32)
-                connection.say(wire.CHALLENGE, connection.nonce, wire.SEALED)
-            self._push(connection)
+            if state == "proof":
+                self._challenge(connection)
         self._interest(connection)
+
+    def _challenge(self, connection: Connection) -> None:
+        connection.state, connection.nonce = "proof", os.urandom(32)
+        connection.say(wire.CHALLENGE, connection.nonce, wire.SEALED if self._tls is None else 0)
+        self._push(connection)
 
     def _interest(self, connection: Connection) -> None:
         """Tell the selector what this connection now waits for."""
@@ -360,6 +404,8 @@ class StreamEngine:
                 if connection.closed:
                     continue
                 alive = connection.send()
+                if alive:
+                    self._push(connection)
             if alive:
                 self._interest(connection)
             else:
@@ -370,7 +416,9 @@ class StreamEngine:
         with self._lock:
             expired = [c for c in self._timed if c.deadline is not None and c.deadline <= now]
         for connection in expired:
-            if connection.state in ("proof", "hello"):
+            if connection.state == "tls":
+                self._drop(connection, f"no TLS handshake came in {self._limits.hello_s:g} s")
+            elif connection.state in ("proof", "hello"):
                 with self._lock:
                     self._refuse(connection, f"it did not introduce itself within {self._limits.hello_s:g} s", final=False)
             else:
@@ -390,7 +438,7 @@ class StreamEngine:
                 known.connection = None
             if connection.state == "open" and why:
                 self._deliver(connection.member, Broken(connection.member, connection.attempt, why))
-            elif connection.state in ("proof", "hello") and why:
+            elif connection.state in ("tls", "proof", "hello") and why:
                 self._deliver("", Broken("", 0, f"A connection closed before it had introduced itself: {why}."))
         self._interest(connection)
         connection.sock.close()
@@ -401,20 +449,36 @@ class StreamEngine:
         if connection.state == "refused":
             self._discard(connection)
             return
-        frames, closed = connection.receive(QUANTUM)
-        error = connection.error
-        try:
-            while frames:
-                again = self._judge(connection, frames)
-                frames = connection.more() if again and connection.error is None else []
+        if connection.state == "tls" and not self._shake_hands(connection):
+            return
+        again = True
+        while again:
+            frames, closed = connection.receive(QUANTUM)
             error = connection.error
-        except ProtocolError as found:
-            error = found
-        if error is not None:
+            try:
+                while frames:
+                    changed = self._judge(connection, frames)
+                    frames = connection.more() if changed and connection.error is None else []
+                error = connection.error
+            except ProtocolError as found:
+                error = found
+            if error is not None:
+                with self._lock:
+                    self._refuse(connection, str(error), final=error.final)
+            if closed and connection.state != "refused":
+                self._drop(connection, "the connection broke")
+            again = connection.pending
+
+    def _shake_hands(self, connection: Connection) -> bool:
+        try:
+            done = connection.shake_hands()
+        except OSError as error:
+            self._drop(connection, f"the TLS handshake failed ({error})")
+            return False
+        if done:
             with self._lock:
-                self._refuse(connection, str(error), final=error.final)
-        if closed and connection.state != "refused":
-            self._drop(connection, "the connection broke")
+                self._challenge(connection)
+        return done
 
     def _discard(self, connection: Connection) -> None:
         try:
@@ -430,7 +494,8 @@ class StreamEngine:
     def _judge(self, connection: Connection, frames: list[Frame]) -> bool:
         """Act on frames; returns whether the connection's state has changed, so that more may be parsed."""
         if connection.state == "open":
-            messages, error = [], None
+            messages: list[tuple[Message, int]] = []
+            error = None
             try:
                 for f in frames:
                     messages.append(self._message(connection, f))
@@ -440,7 +505,8 @@ class StreamEngine:
                 if connection.state != "open":  # fenced meanwhile
                     return False
                 for (message, size), f in zip(messages, frames, strict=False):
-                    self._deliver(connection.member, message, size)
+                    if not isinstance(message, Steered) or message.values:
+                        self._deliver(connection.member, message, size)
                     if f.kind == wire.END:
                         connection.state, connection.ended, connection.ack_due = "ended", True, True
                         connection.deadline = time.monotonic() + 60.0
@@ -461,6 +527,8 @@ class StreamEngine:
         known = self._attempts[connection.member]
         if f.kind == wire.END:
             return _end(connection, f.head), 0
+        if f.kind == wire.STEERED:
+            return self._taken(connection, known, f.head), 0
         step, t = wire.STEP_HEAD.unpack_from(f.head)
         if connection.next_step is None:
             if step > known.acknowledged:
@@ -471,19 +539,28 @@ class StreamEngine:
         sample = Sample(connection.member, connection.attempt, step, t, known.parameters, connection.unpack(f.body))
         return sample, connection.step_bytes
 
+    def _taken(self, connection: Connection, known: _Attempt, head: bytes) -> Steered:
+        """What a writer says to have taken, which counts once: after a reconnection it is said again."""
+        number, step = _steered(head)
+        taken: dict[str, Any] = {}
+        for n in [n for n in list(known.wishes) if n <= number]:
+            taken |= known.wishes.pop(n)
+        return Steered(connection.member, connection.attempt, step, taken)
+
     def _authenticate(self, connection: Connection, answer: bytes) -> None:
         assert self._key is not None
         nonce, mac = answer[:32], answer[32:]
         with self._lock:
-            if not hmac.compare_digest(mac, wire.proof(self._key, "writer", connection.nonce, nonce)):
+            if not hmac.compare_digest(mac, wire.proof(self._key, "writer", connection.nonce, nonce, self._certificate)):
                 self._refuse(connection, "it does not hold this study's key", final=True)
                 return
             connection.state = "hello"
-            connection.say(wire.PROOF, wire.proof(self._key, "reader", connection.nonce, nonce))
-            connection.seals = (
-                wire.Seal(self._key, "writer", connection.nonce, nonce),
-                wire.Seal(self._key, "reader", connection.nonce, nonce),
-            )
+            connection.say(wire.PROOF, wire.proof(self._key, "reader", connection.nonce, nonce, self._certificate))
+            if self._tls is None:
+                connection.seals = (
+                    wire.Seal(self._key, "writer", connection.nonce, nonce),
+                    wire.Seal(self._key, "reader", connection.nonce, nonce),
+                )
             self._push(connection)
 
     def _introduce(self, connection: Connection, head: bytes) -> None:
@@ -567,6 +644,21 @@ def _end(connection: Connection, head: bytes) -> End:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ProtocolError(f"its end cannot be read: {str(error)[:200]}") from error
     return End(connection.member, connection.attempt, steps, status, reason)
+
+
+def _wish(number: int, values: Mapping[str, Any]) -> bytes:
+    return json.dumps({"number": number, "values": values}).encode()
+
+
+def _steered(head: bytes) -> tuple[int, int]:
+    try:
+        said: dict[str, Any] = json.loads(head)
+        number, step = _typed(said, "number", int), _typed(said, "step", int)
+        if step < 0:
+            raise ValueError(f"step {step}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ProtocolError(f"what it says to have taken cannot be read: {str(error)[:200]}") from error
+    return number, step
 
 
 def _typed(said: dict[str, Any], name: str, kind: type) -> Any:

@@ -13,36 +13,55 @@ from alearn.types import Sample
 MIB = 1 << 20
 
 
+def where(view):
+    return np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+
+
 def test_a_buffer_is_used_again_only_when_nobody_looks_into_it():
     buffers = Buffers()
-    length = 16 * MIB  # two of these are kept
-    first = buffers.take(length)
+    first = buffers.take(16 * MIB)
     array = np.frombuffer(first.toreadonly()[:800], np.float64).reshape(10, 10)[2:4]
-    where = array.__array_interface__["data"][0] - 160
+    place = where(first)
     del first
-    for _ in range(5):
-        other = np.frombuffer(buffers.take(length), np.uint8)
-        assert other.__array_interface__["data"][0] != where
-        del other
-    again = [np.frombuffer(buffers.take(length), np.uint8).__array_interface__["data"][0] for _ in range(4)]
-    assert again[0] == again[2]
-    assert again[1] == again[3]
+    others = [buffers.take(16 * MIB) for _ in range(3)]
+    assert place not in [where(other) for other in others]
     assert array.shape == (2, 10)
+    del array
+    assert where(buffers.take(16 * MIB)) == place
+
+
+def test_the_buffer_given_back_last_comes_first():
+    buffers = Buffers()
+    held = [buffers.take(MIB) for _ in range(4)]
+    places = [where(view) for view in held]
+    del held[3], held[0]
+    again = [buffers.take(MIB) for _ in range(2)]
+    assert [where(view) for view in again] == [places[0], places[3]]
+
+
+def test_a_buffer_may_come_home_from_another_thread():
+    buffers = Buffers()
+    held = [buffers.take(MIB)]
+    place = where(held[0])
+    Background(held.clear).join()
+    assert where(buffers.take(MIB)) == place
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000, 64 * MIB])
 def test_small_and_huge_buffers_are_not_kept(length):
     buffers = Buffers()
     assert len(buffers.take(length)) == length
-    assert not buffers._rings
+    assert not buffers._free
 
 
 def test_what_is_kept_is_bounded():
     buffers = Buffers()
     for n in range(200):
         buffers.take(client.LARGE + n % 9)
-    assert len(buffers._rings) == 4
-    assert all(len(ring) <= 64 for ring in buffers._rings.values())
+    assert len(buffers._free) == 4
+    held = [buffers.take(MIB) for _ in range(40)]
+    held.clear()
+    assert len(buffers._free[MIB]) == 32
 
 
 def test_steps_that_are_held_keep_their_values_while_others_pass():

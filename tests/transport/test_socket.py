@@ -24,9 +24,14 @@ class TestUnix(ProcessTransportConformance):
         return SocketReader(kind="unix", **options)
 
 
-class TestTcp(ProcessTransportConformance):
+class TestTls(ProcessTransportConformance):
     def make_reader(self, **options):
         return SocketReader(kind="tcp", **options)
+
+
+class TestSealed(ProcessTransportConformance):
+    def make_reader(self, **options):
+        return SocketReader(kind="tcp", encrypt=False, **options)
 
 
 def configured(name):
@@ -108,15 +113,16 @@ def test_wrong_options_are_sentences():
 def test_tcp_is_on_loopback_and_the_key_is_not_the_next_ones():
     first, second = SocketReader(kind="tcp"), SocketReader(kind="tcp")
     env = first.address("m0001", 1)
-    assert env["ALEARN_STREAM"].startswith("tcp:127.0.0.1:")
+    assert env["ALEARN_STREAM"].startswith("tls:127.0.0.1:")
     assert len(bytes.fromhex(env["ALEARN_KEY"])) == 32
     assert env["ALEARN_KEY"] != second.address("m0001", 1)["ALEARN_KEY"]
     first.close()
     second.close()
 
 
-def test_a_writer_with_a_wrong_key_is_refused():
-    reader = SocketReader(kind="tcp")
+@pytest.mark.parametrize("encrypt", [True, False])
+def test_a_writer_with_a_wrong_key_is_refused(encrypt):
+    reader = SocketReader(kind="tcp", encrypt=encrypt)
     env = {**reader.address("m0001", 1), "ALEARN_KEY": "00" * 32}
     run = client.connect(environ=env)
     with pytest.raises(client.Refused, match="does not hold this study's key"):
@@ -160,7 +166,7 @@ def test_a_reader_with_a_wrong_key_learns_nothing():
 
 
 def test_a_proof_cannot_be_replayed():
-    reader = SocketReader(kind="tcp")
+    reader = SocketReader(kind="tcp", encrypt=False)
     env = reader.address("m0001", 1)
     key, address = bytes.fromhex(env["ALEARN_KEY"]), client.Address.parse(env["ALEARN_STREAM"], bytes(32))
     link = client._Link(address.dial(5.0))
@@ -246,7 +252,7 @@ def step_frame(n, value):
 
 @pytest.mark.parametrize("attack", ["forged step", "repeated step", "changed step", "left out step", "forged acknowledgement"])
 def test_nothing_can_be_put_into_a_proven_connection(attack):
-    reader, done = SocketReader(kind="tcp"), []
+    reader, done = SocketReader(kind="tcp", encrypt=False), []
 
     def change(data):
         if done or not data.startswith(b"ALRN\x03"):
@@ -313,7 +319,7 @@ def test_the_key_may_lie_in_a_file(tmp_path):
 
 
 def test_a_damaged_step_is_sent_again_over_tcp():
-    reader = SocketReader(kind="tcp")
+    reader = SocketReader(kind="tcp", encrypt=False)
     run = client.connect(environ=reader.address("m0001", 1))
     owner = Owner(reader)
     run.put(t=0.0, y=1.0)
@@ -327,6 +333,13 @@ def test_a_damaged_step_is_sent_again_over_tcp():
     owner.until(lambda o: bool(o.ends), "the end")
     writer.join()
     assert owner.kept["m0001", 1].values["y"] == 2.0
+    reader.close()
+
+
+def test_the_key_of_a_study_lies_in_its_directory(tmp_path):
+    reader = SocketReader(kind="tcp", directory=tmp_path)
+    assert reader.address("m0001", 1)["ALEARN_KEY_FILE"] == str(tmp_path / "stream.key")
+    assert stat.S_IMODE((tmp_path / "stream.key").stat().st_mode) == 0o600
     reader.close()
 
 
