@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alearn.surrogate.auto import AutoSurrogate, Standing
     from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction, Surrogate
     from alearn.surrogate.calibration import Calibrator
     from alearn.surrogate.ensemble import DeepEnsemble
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from alearn.surrogate.trajectory import OverTime
 
 _WHERE = {
+    "AutoSurrogate": "auto",
+    "Standing": "auto",
     "Batch": "base",
     "OnlineSurrogate": "base",
     "Prediction": "base",
@@ -28,6 +31,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "AutoSurrogate",
+    "Standing",
     "Batch",
     "Calibrator",
     "DeepEnsemble",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from botorch.models.model import Model
@@ -109,3 +109,33 @@ class OnlineSurrogate(Surrogate):
     @abstractmethod
     def update(self, batch: Batch) -> float:
         """One optimiser update on a mini-batch; returns the loss."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A surrogate whose training goes on exactly after it was saved: optimiser and random state."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What training needs besides ``state_dict``: nested mappings of tensors, arrays, numbers and strings."""
+        ...
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Go on from there (after ``load_state_dict``)."""
+        ...
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A surrogate with a learning rate."""
+
+    lr: float
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A surrogate that counts its optimiser updates."""
+
+    @property
+    def updates(self) -> Tensor:
+        """The updates so far, one integer."""
+        ...

@@ -19,6 +19,7 @@ from torch import Tensor
 from alearn.errors import ConfigError
 from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction
 from alearn.surrogate.bootstrap import KINDS, bootstrap_weights
+from alearn.surrogate.crossval import OutOfFold
 from alearn.surrogate.scaling import STRETCH, Scaling, check_batch
 from alearn.surrogate.stacked import StackedMLP
 
@@ -91,7 +92,7 @@ class DeepEnsemble(OnlineSurrogate):
         if bootstrap not in KINDS:
             bootstrap_weights(bootstrap, 0, 1, torch.zeros(1))
         self.d, self.m, self.over_t, self.seed = d, m, over_t, seed
-        self._options = {
+        self._options: dict[str, Any] = {
             "estimators": estimators,
             "width": width,
             "depth": depth,
@@ -165,6 +166,38 @@ class DeepEnsemble(OnlineSurrogate):
         self.scaling.observe(data.Y)
         self._follow_moments()
         x, y, w = self._prepare(data)
+        self._train(x, y, w, updates)
+        return self._mean_loss(x, y, w)
+
+    def cross_validate(self, data: Batch, folds: Tensor, updates: int | None = None) -> OutOfFold:
+        """Predictions without each fold at the price of one fit: a new ensemble whose every estimator leaves one fold out.
+
+        A row is predicted by the estimators that left it out; the rest of the ensemble is missing from that mean, and
+        ``excess`` says what this costs in expectation.
+        """
+        parts = folds.unique()
+        per_fold = max(2, self.estimators // len(parts))
+        other = DeepEnsemble(self.d, self.m, self.over_t, self.seed + 1, **{**self._options, "estimators": per_fold * len(parts)}).to(
+            self.factor.device
+        )
+        left_out = parts.repeat(per_fold)[:, None] == folds[None, :]
+        check_batch(data, self.d, self.m)
+        other._follow_t(data.X)
+        other.scaling.observe(data.Y)
+        other._follow_moments()
+        x, y, w = other._prepare(data)
+        other._train(x, y, w * ~left_out, updates)
+        with torch.no_grad():
+            values, noise = other._values(data.X.double())
+        share = left_out.double()[..., None] / per_fold
+        mean = (share * values).sum(dim=0)
+        spread = (share * (values - mean) ** 2).sum(dim=0) * per_fold / (per_fold - 1)
+        aleatoric = torch.zeros_like(mean) if noise is None else (share * noise**2).sum(dim=0)
+        excess = spread * max(0.0, 1.0 / per_fold - 1.0 / self.estimators)
+        return OutOfFold(mean, spread * self.factor**2 + aleatoric, excess)
+
+    def _train(self, x: Tensor, y: Tensor, w: Tensor, updates: int | None) -> None:
+        """Train at the full rate (until it no longer helps, if ``updates`` is None), then anneal it."""
         if updates is None:
             updates = self._until_plateau(x, y, w)
             anneal = max(updates // 3, 200)
@@ -178,7 +211,6 @@ class DeepEnsemble(OnlineSurrogate):
             self._draw_and_step(x, y, w, self.lr * (1.0 - 0.99 * share))
         if anneal:
             self._copy_average(1.0)
-        return self._mean_loss(x, y, w)
 
     def _until_plateau(self, x: Tensor, y: Tensor, w: Tensor, block: int = 500, gain: float = 0.1) -> int:
         """Train at the full rate until a block of updates no longer lowers the loss by ``gain``; returns the updates done."""

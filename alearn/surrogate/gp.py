@@ -26,6 +26,8 @@ from torch import Tensor
 
 from alearn.errors import AlearnError, ConfigError
 from alearn.surrogate.base import Batch, Prediction, Surrogate
+from alearn.surrogate.crossval import OutOfFold
+from alearn.surrogate.rows import thin
 from alearn.surrogate.scaling import check_batch
 
 CHUNK = 8192
@@ -160,19 +162,29 @@ class ExactGP(FantasizeMixin, Surrogate):
                 f"The exact GP was given {n} rows and holds at most {self.max_rows}; use surrogate=ensemble, or raise max_rows "
                 "(the cost grows with its cube)."
             )
-        groups, member = torch.unique(data.groups, return_inverse=True)
-        keep = self.max_rows // len(groups)
-        if keep < 1:
-            raise ConfigError(
-                f"The exact GP was given {len(groups)} members and holds at most {self.max_rows} rows; use surrogate=ensemble."
-            )
-        rows = []
-        for g in range(len(groups)):
-            own = (member == g).nonzero()[:, 0]
-            own = own[data.X[own, -1].argsort()]
-            picks = torch.linspace(0, len(own) - 1, min(keep, len(own)), dtype=F64).round().long()
-            rows.append(own[picks])
-        return torch.cat(rows)
+        members = len(data.groups.unique())
+        if members > self.max_rows:
+            raise ConfigError(f"The exact GP was given {members} members and holds at most {self.max_rows} rows; use surrogate=ensemble.")
+        return thin(data, self.max_rows, over_t=True, seed=self.seed)
+
+    @torch.no_grad()
+    def cross_validate(self, data: Batch, folds: Tensor, updates: int | None = None) -> OutOfFold:
+        """Predictions without each fold, in closed form with the hyper-parameters as fitted (Sundararajan and Keerthi 2001;
+        Ginsbourger and Schaerer 2025 for blocks); one factorisation serves all folds."""
+        inner = self._fitted()
+        held = ExactGP(self.d, self.m, self.over_t, self.seed, **{**self.options(), "max_rows": max(len(data), self.max_rows)})
+        for name in ("mean", "scale", "t_range", "factor"):
+            setattr(held, name, getattr(self, name))
+        held.train_X, held.train_Y = self._inputs(data.X), (data.Y.to(F64) - self.mean) / self.scale
+        chol, alpha = held._factorise(inner)
+        inverse = torch.cholesky_inverse(chol)
+        mean, variance = torch.empty(len(data), self.m, dtype=F64), torch.empty(len(data), self.m, dtype=F64)
+        for fold in folds.unique().tolist():
+            rows = (folds == fold).nonzero()[:, 0]
+            block = torch.linalg.inv(inverse[:, rows][:, :, rows])
+            mean[rows] = held.train_Y[rows] - (block @ alpha[:, rows]).squeeze(-1).T
+            variance[rows] = block.diagonal(dim1=-2, dim2=-1).T
+        return OutOfFold(mean * self.scale + self.mean, variance * (self.scale * self.factor) ** 2, torch.zeros_like(mean))
 
     def _inputs(self, X: Tensor) -> Tensor:
         if X.shape[-1] != self.d:

@@ -108,18 +108,7 @@ def load_snapshot(path: str | Path) -> tuple[Surrogate, SnapshotInfo]:
         AlearnError: the file is missing, truncated, changed, or no snapshot.
         UnknownName: the plug-in that it names is not installed.
     """
-    source = Path(path)
-    try:
-        document = torch.load(source, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise AlearnError(f"There is no snapshot at {source}; the study writes its first one after the first fit.") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        kind = type(error).__name__
-        raise AlearnError(f"The snapshot {source} cannot be read ({kind}): it is truncated or damaged; use an earlier one.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise AlearnError(f"The file {source} is not a snapshot of this version of alearn (expected '{FORMAT}').")
-    if document.get("checksum") != _checksum(document):
-        raise AlearnError(f"The snapshot {source} does not match its checksum: it was changed or damaged; use an earlier one.")
+    document = _read(Path(path))
     shape = document["shape"]
     surrogate = registry.build("surrogate", document["name"], {**document["options"], **shape})
     if not isinstance(surrogate, Surrogate):
@@ -135,6 +124,40 @@ def load_snapshot(path: str | Path) -> tuple[Surrogate, SnapshotInfo]:
         extra=document["extra"],
     )
     return surrogate, info
+
+
+def verify_snapshots(directory: Path) -> list[str]:
+    """Read every snapshot of a study and compare it with its checksum; the plug-ins that they name are not needed.
+
+    Args:
+        directory: the study's ``snapshots``; it need not be there.
+
+    Returns:
+        A sentence for each snapshot that is truncated, changed or none.
+    """
+    problems = []
+    for path in sorted(directory.glob("*.pt")):
+        try:
+            _read(path)
+        except AlearnError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _read(source: Path) -> dict[str, Any]:
+    """A snapshot's document, verified."""
+    try:
+        document = torch.load(source, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise AlearnError(f"There is no snapshot at {source}; the study writes its first one after the first fit.") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        kind = type(error).__name__
+        raise AlearnError(f"The snapshot {source} cannot be read ({kind}): it is truncated or damaged; use an earlier one.") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise AlearnError(f"The file {source} is not a snapshot of this version of alearn (expected '{FORMAT}').")
+    if document.get("checksum") != _checksum(document):
+        raise AlearnError(f"The snapshot {source} does not match its checksum: it was changed or damaged; use an earlier one.")
+    return document
 
 
 def _plain(value: Any, where: str) -> Any:

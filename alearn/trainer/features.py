@@ -133,13 +133,14 @@ def _choose(schema: Schema, outputs: str | Sequence[str]) -> list[_Column]:
     if outputs == "auto":
         if schema.scalars:
             return [_Column(n, n, 0) for n in schema.scalars]
-        total = sum(_size(f) for f in schema.fields)
+        fields = [f for f in schema.fields if not f.name.startswith("_")]
+        total = sum(_size(f) for f in fields)
         if total > MAX_AUTO:
             raise ConfigError(
                 f"A time step has no scalar field and {total} numbers in its arrays, more than {MAX_AUTO}; "
                 f"name the outputs to learn (fields {', '.join(schema.names)}, or elements like {schema.names[0]}[0])."
             )
-        chosen: Sequence[str] = schema.names
+        chosen: Sequence[str] = [f.name for f in fields]
     else:
         chosen = [outputs] if isinstance(outputs, str) else list(outputs)
     columns: list[_Column] = []

@@ -6,32 +6,16 @@ import copy
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 from alearn.errors import StudyFailed
-from alearn.surrogate.base import Surrogate
+from alearn.surrogate.base import Rated, Resumable, Surrogate
 
 log = logging.getLogger(__name__)
 
 EVERY = 50
 SLOWER = 0.3
 PATIENCE = 12
-
-
-@runtime_checkable
-class Resumable(Protocol):
-    """A surrogate whose training goes on exactly after it was saved: optimiser and random state."""
-
-    def training_state(self) -> dict[str, Any]: ...
-
-    def load_training_state(self, state: dict[str, Any]) -> None: ...
-
-
-@runtime_checkable
-class Rated(Protocol):
-    """A surrogate with a learning rate."""
-
-    lr: float
 
 
 def capture(surrogate: Surrogate) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any, Protocol, final, runtime_checkable
 import numpy as np
 import torch
 from botorch.models.model import Model
-from torch import Tensor
 
 from alearn import events as ev
 from alearn.buffer import Buffer, RateLimiter, Rows
@@ -20,6 +19,7 @@ from alearn.errors import ConfigError
 from alearn.registry import build
 from alearn.space import Space
 from alearn.surrogate import Batch, Calibrator, OnlineSurrogate, OverTime, Surrogate
+from alearn.surrogate.base import Counted
 from alearn.trainer.continuation import Streams, remaining_variance
 from alearn.trainer.evaluate import Truth, common_outputs, judge
 from alearn.trainer.features import Features
@@ -37,13 +37,6 @@ GRID = 48
 """The most times at which a trajectory is judged."""
 LOOK = 8
 """The most times at which candidates by the thousand are compared."""
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """A surrogate that counts its optimiser updates."""
-
-    updates: Tensor
 
 
 @final

@@ -170,3 +170,19 @@ def test_bad_options(options, words):
 def test_wrong_columns():
     with pytest.raises(ConfigError, match="takes 2 input columns"):
         DeepEnsemble(2, 1, **SMALL).posterior(torch.rand(3, 3))
+
+
+def test_cross_validation_foretells_the_error_of_unseen_rows():
+    data = smooth_data(60)
+    e = DeepEnsemble(2, 1, **SMALL)
+    e.fit(data)
+    weights = {k: v.clone() for k, v in e.state_dict().items()}
+    found = e.cross_validate(data, torch.arange(60) % 4)
+    assert all(torch.equal(v, weights[k]) for k, v in e.state_dict().items())
+    test = smooth_data(1000, seed=7)
+    unseen = float((e.predict(test.X).mean - test.Y).pow(2).mean())
+    seen = float((e.predict(data.X).mean - data.Y).pow(2).mean())
+    foretold = float(((found.mean - data.Y) ** 2 - found.excess).mean())
+    assert 0.5 * unseen < foretold < 8 * unseen  # it learned from three quarters of the rows
+    assert foretold > 4 * seen
+    assert bool((found.variance > 0).all())

@@ -63,3 +63,18 @@ def test_second_fit_starts_from_the_first():
 def test_bad_options(options):
     with pytest.raises(ConfigError, match="The GP has"):
         ExactGP(2, 1, **options)
+
+
+def test_cross_validation_in_closed_form_is_that_of_fits_without_the_fold():
+    data = smooth_data(40, m=2)
+    gp = ExactGP(2, 2)
+    gp.fit(data)
+    folds = torch.arange(40) % 4
+    found = gp.cross_validate(data, folds)
+    out = folds == 1
+    # hyper-parameters and normalisation stay: only the rows differ
+    without = ExactGP(2, 2)
+    without.load_state_dict({**gp.state_dict(), "train_X": gp.train_X[~out], "train_Y": gp.train_Y[~out]})
+    mean, epistemic, aleatoric = without.predict(data.X[out])
+    assert torch.allclose(found.mean[out], mean, atol=1e-6 * float(gp.scale.max()))
+    assert torch.allclose(found.variance[out].sqrt(), (epistemic**2 + aleatoric**2).sqrt(), rtol=1e-3)

@@ -301,3 +301,37 @@ def test_wrong_options_are_named(make):
         make(buffer="reservoire")
     with pytest.raises(UnknownName, match="widht"):
         make(surrogate_options={"widht": 3})
+
+
+# --- a competition ---------------------------------------------------------------------------------------------------
+
+RIVALS = {"candidates": {"ensemble": SMALL, "gp": {"max_updates": 10, "fit_rows": 100}}, "evidence": 6, "max_rows": 120}
+
+
+def test_auto_learns_online_and_is_judged_on_members_it_had_not_met(make, stream, truth):
+    trainer = make(surrogate="auto", surrogate_options=RIVALS, refit_updates=100)
+    for first in range(0, 24, 6):
+        stream(trainer, range(first, first + 6))
+        trainer.refit()
+    standings = trainer.surrogate.standings
+    assert {s.name for s in standings} == {"ensemble", "gp"}
+    assert standings[0].leads
+    assert standings[0].evidence == "prequential"
+    assert 18 <= standings[0].members < 24  # all but those of the first fit
+    mean, _ = trainer.predict(truth.parameters, truth.t)
+    assert np.sqrt(np.mean((mean - truth.values) ** 2)) < 0.3
+    assert trainer.updates > 0
+
+
+def test_a_restored_competition_goes_on_exactly(make, stream, tmp_path):
+    a, b = (make(surrogate="auto", surrogate_options=RIVALS, refit_updates=20) for _ in range(2))
+    for first in (0, 6):
+        stream(a, range(first, first + 6))
+        a.refit()
+    a.snapshot(tmp_path)
+    assert b.restore(tmp_path)
+    for trainer in (a, b):
+        stream(trainer, range(12, 16))
+        trainer.refit()
+    assert a.surrogate.standings == b.surrogate.standings
+    assert_same(weights_of(a), weights_of(b))

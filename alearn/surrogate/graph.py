@@ -1,0 +1,116 @@
+"""Surrogates as plain graphs of tensor operations, for export to other programs.
+
+A graph maps ``n x d'`` inputs (parameters in the unit cube, then t if there is one) to the calibrated mean and standard
+deviation, each ``n x m`` in the outputs' own units. Nothing in it depends on the number of rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alearn.errors import AlearnError
+from alearn.surrogate.auto import AutoSurrogate
+from alearn.surrogate.base import Surrogate
+from alearn.surrogate.ensemble import DeepEnsemble
+from alearn.surrogate.gp import ExactGP
+
+EXPORTABLE = ("ensemble", "gp", "auto (whichever of these leads)")
+
+
+def graph_of(surrogate: Surrogate) -> nn.Module:
+    """The surrogate as a graph.
+
+    Raises:
+        AlearnError: this kind of surrogate has none.
+    """
+    if isinstance(surrogate, AutoSurrogate):
+        return graph_of(surrogate.leader)
+    if isinstance(surrogate, DeepEnsemble):
+        return EnsembleGraph(surrogate)
+    if isinstance(surrogate, ExactGP):
+        return GPGraph(surrogate)
+    raise AlearnError(f"A {type(surrogate).__name__} cannot be exported; those that can be are {', '.join(EXPORTABLE)}.")
+
+
+class EnsembleGraph(nn.Module):
+    """The averaged networks of a deep ensemble, their mean, and their calibrated spread with the learned noise."""
+
+    def __init__(self, ensemble: DeepEnsemble) -> None:
+        super().__init__()
+        self.m, self.noisy = ensemble.m, ensemble.variance_heads
+        self.net, self.prior, self.scaling = ensemble.average, ensemble.prior, ensemble.scaling
+        self.register_buffer("factor", ensemble.factor.double())
+        self.factor: Tensor
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """``n x d'`` to mean and standard deviation, each ``n x m``."""
+        x = self.scaling.inputs(X).float()
+        out = self.net(x)
+        values = out[..., : self.m] if self.prior is None else out[..., : self.m] + self.prior(x)
+        values = values.double() * self.scaling.scale + self.scaling.mean
+        mean = values.mean(dim=0)
+        variance = (((values - mean) ** 2).sum(dim=0) / (len(self.net.weights[0]) - 1)) * self.factor**2
+        if self.noisy:
+            noise = torch.exp(out[..., self.m :].clamp(-14.0, 6.0)).double() * self.scaling.scale**2
+            variance = variance + noise.mean(dim=0)
+        return mean, variance.sqrt()
+
+
+class GPGraph(nn.Module):
+    """An exact GP with its Matern-5/2 kernel written out and its Cholesky factor inverted once."""
+
+    def __init__(self, gp: ExactGP) -> None:
+        super().__init__()
+        inner = gp.inner
+        if inner is None:
+            raise AlearnError("The GP has not seen any data; call fit first.")
+        self.over_t = gp.over_t
+        with torch.no_grad():
+            chol, alpha = gp._factorise(inner)
+            kernel = inner.covar_module
+            scale = kernel.outputscale.reshape(gp.m, 1, 1)
+            length = kernel.base_kernel.lengthscale.reshape(gp.m, 1, gp.d)
+            eye = torch.eye(chol.shape[-1], dtype=chol.dtype)
+            frozen = {
+                "points": gp.train_X / length,
+                "length": length,
+                "amplitude": scale,
+                "alpha": alpha,
+                "whiten": torch.linalg.solve_triangular(chol, eye.expand_as(chol), upper=False),
+                "constant": inner.mean_module.constant.reshape(gp.m, 1),
+                "noise": inner.likelihood.noise.reshape(gp.m, 1),
+                "mean": gp.mean[:, None],
+                "scale": gp.scale[:, None],
+                "factor": gp.factor[:, None],
+                "t_range": gp.t_range,
+            }
+        for name, value in frozen.items():
+            self.register_buffer(name, value.detach().clone())
+
+    points: Tensor
+    length: Tensor
+    amplitude: Tensor
+    alpha: Tensor
+    whiten: Tensor
+    constant: Tensor
+    noise: Tensor
+    mean: Tensor
+    scale: Tensor
+    factor: Tensor
+    t_range: Tensor
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """``n x d'`` to mean and standard deviation, each ``n x m``."""
+        x = X.double()
+        if self.over_t:
+            t = (x[:, -1:] - self.t_range[0]) / (self.t_range[1] - self.t_range[0])
+            x = torch.cat([x[:, :-1], t], dim=-1)
+        x = x / self.length
+        squared = (self.points**2).sum(-1)[:, :, None] + (x**2).sum(-1)[:, None, :] - 2.0 * self.points @ x.transpose(-1, -2)
+        r = (5.0 * squared.clamp_min(0.0)).sqrt()
+        cross = self.amplitude * (1.0 + r + r**2 / 3.0) * torch.exp(-r)
+        mean = self.constant + (cross * self.alpha).sum(dim=1)
+        variance = self.amplitude[:, 0] - ((self.whiten @ cross) ** 2).sum(dim=1)
+        std = (variance.clamp_min(1e-12) * self.factor**2 + self.noise).sqrt() * self.scale
+        return (mean * self.scale + self.mean).T, std.T
