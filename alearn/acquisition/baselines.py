@@ -1,4 +1,4 @@
-"""Designs that ignore the surrogate: random, Sobol and maximin points. What every acquisition must beat."""
+"""Designs that ignore the surrogate: random, Sobol, Latin hypercube and maximin points. What every acquisition must beat."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alearn.acquisition.base import Context, Selection
 from alearn.acquisition.batch import away, greedy, known_distance, selection
-from alearn.acquisition.pool import nearest, numpy_rng, sobol_pool, taken, valid
+from alearn.acquisition.pool import draw_seed, nearest, numpy_rng, sobol_pool, taken, valid
 from alearn.errors import ConfigError
 from alearn.space import Space
 
@@ -57,6 +57,21 @@ class Sobol:
             x = torch.cat([x, valid(fresh, space, torch.cat([avoid, x]))])
             skip += n
         return _unscored(x, context, "next of the Sobol sequence")
+
+
+class LatinHypercube:
+    """A fresh Latin hypercube for every batch (McKay, Beckman and Conover 1979)."""
+
+    def select(self, surrogate: Model, space: Space, q: int, context: Context) -> Selection:
+        """Choose ``q`` points; fewer if the space has no more."""
+        avoid = taken(context)
+        x = avoid[:0]
+        for _ in range(TRIES):
+            if len(x) >= q:
+                break
+            fresh = torch.from_numpy(space.lhs(q - len(x), draw_seed(context.generator)))
+            x = torch.cat([x, valid(fresh, space, torch.cat([avoid, x]))])
+        return _unscored(x, context, "one of a Latin hypercube")
 
 
 class Maximin:
