@@ -33,6 +33,8 @@ class OwnLoop:
     """
 
     def __init__(self, config: Config, directory: Path) -> None:
+        if config.archive == "none":
+            raise ConfigError("archive=none is for studies that run by themselves; a study that is asked and told keeps what it is told.")
         self.config, self.directory = config, directory
         directory.mkdir(parents=True, exist_ok=True)
         fresh = not (directory / "ledger.sqlite").exists()

@@ -190,7 +190,7 @@ def make_policy(config: Config, *, learning: bool = True) -> Policy:
         launch=KeepSlotsFull(withdraw_below=config.design.withdraw_below),
         kill=_build("kill", config.kill),
         acquire=Rounds(design=config.initial, q=q, low_water=min(2, q), holdout=config.design.holdout),
-        learn=Learn(members=q) if learning else Learn(members=0, first_steps=sys.maxsize),
+        learn=Learn(members=q, snapshot_s=config.checkpoint_s) if learning else Learn(members=0, first_steps=sys.maxsize),
         stop=stop,
         failure=Retry(max_attempts=config.failure.attempts),
     )

@@ -28,7 +28,9 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn report DIR               write report.html again, from what is stored
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
   alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
-  alearn verify DIR               check every checksum of ledger and archive
+  alearn verify DIR               check every checksum of ledger, archive and snapshots
+  alearn export-archive DIR --to zarr|netcdf OUT [--box F=0.03:0.05]
+                                  what was streamed, for other tools
   alearn replay DIR               derive every decision again from the events, and say where today's code differs
                                     (--policy NAME --set OPTION=VALUE asks another kill policy)
   alearn kill DIR MEMBER          kill one member of a running study
@@ -198,20 +200,24 @@ def _report(words: list[str]) -> int:
 
 
 def _verify(words: list[str]) -> int:
-    args = _directory("Check every checksum of ledger and archive.", "verify", words)
+    args = _directory("Check every checksum of ledger, archive and snapshots.", "verify", words)
     from alearn.ledger import Ledger
+    from alearn.surrogate.snapshot import verify_snapshots
     from alearn.ledger.folders import arm_folders
 
     sound = True
     for arm in arm_folders(args.directory) or [args.directory]:
         ledger = Ledger.open(arm, readonly=True)
-        problems = ledger.verify()
+        problems = [*ledger.verify(), *verify_snapshots(arm / "snapshots")]
+        gone, of = ledger.counts()["discarded"]["samples"], ledger.counts()["samples"]["stored"]
         ledger.close()
+        if gone:
+            print(f"{arm}: archive=none: {gone} of {of} samples were discarded after checkpoints; of these only the record can be checked.")
         for problem in problems:
             print(f"{arm}: {problem}", file=sys.stderr)
         sound = sound and not problems
     if sound:
-        print(f"{args.directory}: every checksum matches; events, members, samples and data agree.")
+        print(f"{args.directory}: every checksum matches; events, members, samples, data and snapshots agree.")
     return 0 if sound else 1
 
 
@@ -225,6 +231,22 @@ def _replay(words: list[str]) -> int:
     from alearn.hindsight import replay_command
 
     return replay_command(args.directory, args.policy, args.set, args.all)
+
+
+def _export_archive(words: list[str]) -> int:
+    parser = _Parser(prog="alearn export-archive", description="Copy what a study stored into a Zarr store or a netCDF file.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the study's, or DIR/control for its control arm")
+    parser.add_argument("out", type=Path, metavar="OUT", help="what to write")
+    parser.add_argument("--to", required=True, metavar="zarr|netcdf")
+    parser.add_argument("--box", action="append", default=[], metavar="NAME=LOW:HIGH", help="only members in this box (once for each)")
+    parser.add_argument("--member", action="append", metavar="MEMBER", help="only this member (may be repeated)")
+    parser.add_argument("--field", action="append", metavar="FIELD", help="only this field (may be repeated)")
+    args = parser.parse_args(words)
+    from alearn.ledger.export import export_archive, parse_box, summary
+
+    out = export_archive(args.directory, args.to, args.out, box=parse_box(args.box), members=args.member, fields=args.field)
+    print(summary(out, args.to))
+    return 0
 
 
 def _predict(words: list[str]) -> int:
@@ -304,6 +326,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "predict": _predict,
     "verify": _verify,
+    "export-archive": _export_archive,
     "replay": _replay,
     "kill": _steer("kill"),
     "revoke": _revoke,

@@ -90,9 +90,10 @@ class Rescore:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write a snapshot under this path."""
+    """Write a snapshot under this path. ``samples`` counts those stored, and fed, before it was asked for."""
 
     path: Path
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_ARCHIVE = (
+    "archive=none: a sample is discarded once the last two checkpoints hold what training needs of it. After a crash nothing "
+    "acknowledged is lost to training while one of the two is whole; trajectories and fields cannot be looked at again."
+)
 SHOW_EVERY_S = 0.25
 RATE_WINDOW_S = 5.0
 
@@ -50,6 +54,8 @@ class Outcome:
     def __enter__(self) -> Outcome:
         self._handler = _LogToView(self.view)
         logging.getLogger("alearn").addHandler(self._handler)
+        if self.config.archive == "none":
+            self.view.say(NO_ARCHIVE)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

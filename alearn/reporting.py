@@ -54,6 +54,16 @@ def closing_lines(directory: Path, config: Config) -> list[str]:
     return [verdict.headline, *verdict.sentences, *kill_sentences(active.kills), *failure_sentences(active.members)]
 
 
+def absent_sentences(directory: Path) -> list[str]:
+    """What a study that keeps no archive no longer has; nothing if nothing is gone."""
+    with Ledger.open(directory, readonly=True) as ledger:
+        counts = ledger.counts()
+    gone, of = counts["discarded"]["samples"], counts["samples"]["stored"]
+    if not gone:
+        return []
+    return [f"archive=none: {gone} of {of} samples were discarded; the surrogate learned from them, and they cannot be looked at again."]
+
+
 def failure_sentences(members: Sequence[Member]) -> list[str]:
     """How many members failed and why most of them did; none if none did."""
     failed = [m for m in members if m.state is MemberState.FAILED]
@@ -225,7 +235,7 @@ def _trajectories(ledger: Ledger, members: list[Member], loaded: Loaded | None) 
     for sample in ledger.samples(members=[m.id for m in chosen], fields=outputs):
         samples[sample.member].append((sample.t, {n: float(sample.values[n]) for n in outputs}))
     found = []
-    for member in chosen:
+    for member in [m for m in chosen if samples[m.id]]:
         t = np.array([at for at, _ in samples[member.id]])
         mean, std = loaded.predict(np.array([member.x]), t) if loaded is not None else (None, None)
         for output in outputs:
@@ -254,6 +264,8 @@ def _fields(directory: Path, schema: Schema | None, members: list[Member]) -> li
     found = []
     with open_archive(directory) as dataset:
         for member in _spread(members, LOOKED_AT):
+            if not dataset["stored"].sel(member=member.id).isel(step=member.steps - 1):
+                continue  # discarded: the study keeps no archive
             frame = np.asarray(dataset[field.name].sel(member=member.id).isel(step=member.steps - 1).values)
             where = ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in member.parameters.items())
             found.append((float(np.nanstd(frame)), Snapshot2D(f"{member.id}: {where}", field.name, frame, field.unit)))

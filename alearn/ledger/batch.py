@@ -21,6 +21,11 @@ class SampleRefused(SchemaError):
         self.member = member
 
 
+def describe(schema: Schema) -> str:
+    """The fields of a schema in one line."""
+    return ", ".join(f"{f.name} {f.dtype}{list(f.shape) if f.shape else ''}{' ' + f.unit if f.unit else ''}" for f in schema.fields)
+
+
 def sort_out(
     table: MemberTable, samples: Sequence[Sample], schema: Schema
 ) -> tuple[list[tuple[Row, Sample, dict[str, Array]]], dict[str, list[Any]]]:

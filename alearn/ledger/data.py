@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from alearn.errors import LedgerCorrupt
+from alearn.errors import LedgerCorrupt, LedgerError
 from alearn.ledger import archive
-from alearn.ledger.database import SampleRow, rows, text_crc
+from alearn.ledger.database import SampleRow, checked_sample, rows, text_crc
+from alearn.ledger.fold import MemberTable
 from alearn.ledger.segments import Layout, Records, SegmentReader, path_of
-from alearn.types import Array
+from alearn.types import Array, MemberState
 
 _OPEN_SEGMENTS = 8
+DISCARDED = -1
+"""In place of an archive step: the segment was discarded, because the study keeps no archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One row of the segments table; ``archive_step`` is None until it is sealed, ``archive_state`` the store's after it."""
+    """One row of the segments table; ``archive_step`` is None while the segment is a file (else the step of the archive that
+    it became, or ``DISCARDED``), ``archive_state`` the store's after it was sealed."""
 
     number: int
     records: int
@@ -31,6 +36,15 @@ class Segment:
 
     @property
     def sealed(self) -> bool:
+        return self.archive_step is not None and self.archive_step != DISCARDED
+
+    @property
+    def discarded(self) -> bool:
+        return self.archive_step == DISCARDED
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is no longer a file: sealed or discarded."""
         return self.archive_step is not None
 
     @property
@@ -55,8 +69,53 @@ def read_segments(db: sqlite3.Connection) -> dict[int, Segment]:
 
 def archive_state(segments: Mapping[int, Segment]) -> dict[str, int] | None:
     """The archive's state after its last named step; None if nothing was sealed yet."""
-    last = max((s for s in segments.values() if s.archive_step is not None), key=lambda s: s.archive_step or 0, default=None)
+    last = max((s for s in segments.values() if s.sealed), key=lambda s: s.archive_step or 0, default=None)
     return None if last is None else dict(json.loads(last.archive_state))
+
+
+def discardable(segments: Mapping[int, Segment], capacity: int, samples: int) -> list[Segment]:
+    """The full segments whose samples are all among the study's first ``samples``, as they will be once discarded."""
+    gone, before = [], 0
+    for segment in segments.values():
+        before += segment.records
+        if before > samples or segment.records < capacity:
+            break
+        if not segment.moved:
+            gone.append(Segment(segment.number, segment.records, DISCARDED))
+    return gone
+
+
+def counts(table: MemberTable, segments: Mapping[int, Segment]) -> dict[str, Any]:
+    """How many members by state, samples and segments there are."""
+    by_state = Counter(row.member.state.value for row in table)
+    stored = sum(row.member.steps for row in table)
+    duplicates = sum(row.duplicates for row in table)
+    sealed = sum(s.sealed for s in segments.values())
+    gone = [s.records for s in segments.values() if s.discarded]
+    return {
+        "members": {state.value: by_state[state.value] for state in MemberState},
+        "samples": {"streamed": stored + duplicates, "stored": stored, "duplicates_dropped": duplicates},
+        "segments": {"open": len(segments) - sealed - len(gone), "sealed": sealed},
+        "discarded": {"samples": sum(gone), "segments": len(gone)},
+    }
+
+
+def sample_rows(db: sqlite3.Connection, after: int, wanted: str | None, limit: int, *, discarded: bool = False) -> list[SampleRow]:
+    """The next rows of the samples table, verified.
+
+    Args:
+        db: the ledger's database.
+        after: only rows with a number above this one.
+        wanted: the numbers of the members as a JSON list; None is all.
+        limit: the most rows.
+        discarded: whether those count whose data are gone.
+    """
+    only = "" if wanted is None else "AND member IN (SELECT value FROM json_each(?)) "
+    if not discarded:
+        only += f"AND segment NOT IN (SELECT number FROM segments WHERE archive_step = {DISCARDED}) "
+    sql = f"SELECT seq, member, step, attempt, t, segment, record, data_crc, crc FROM samples WHERE seq > ? {only}ORDER BY seq LIMIT ?"
+    arguments = (after, limit) if wanted is None else (after, wanted, limit)
+    return [checked_sample(raw) for raw in rows(db, sql, arguments)]
 
 
 class DataReader:
@@ -83,15 +142,21 @@ class DataReader:
 
         Raises:
             LedgerCorrupt: a checksum does not match, or the segment is gone.
+            LedgerError: the segment was discarded.
         """
         known = self._segments.get(segment)
-        if known is None or not known.sealed:
+        if known is None or not known.moved:
             try:
                 return self._file(segment).read(records, names)
             except FileNotFoundError:
                 self._segments = read_segments(self._db)
                 known = self._segments.get(segment)
                 self._drop_archive()  # it ends before the steps that were sealed since
+        if known is not None and known.discarded:
+            raise LedgerError(
+                f"The samples in segment {segment} of {self.directory} were discarded after a checkpoint, because the study keeps no "
+                "archive (archive=none); open it again to see what is there now."
+            )
         if known is None or known.archive_step is None:
             raise LedgerCorrupt(
                 f"The segment {path_of(self.directory, segment)} is gone, and the ledger names no place in the archive for it."

@@ -16,7 +16,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,15 @@ from alearn import failpoints
 from alearn.errors import LedgerCorrupt, LedgerError, SchemaError
 from alearn.events import Event, SamplesStored, decode, encode
 from alearn.ledger import archive, database
-from alearn.ledger.batch import sort_out
-from alearn.ledger.data import DataReader, Segment, archive_state, read_rows, read_segments
+from alearn.ledger.batch import describe, sort_out
+from alearn.ledger.data import DataReader, Segment, archive_state, counts, discardable, read_rows, read_segments, sample_rows
 from alearn.ledger.database import SampleRow, rows
 from alearn.ledger.fold import MemberTable
 from alearn.ledger.lock import WriterLock
 from alearn.ledger.recovery import drop_leftovers
 from alearn.ledger.segments import DIRECTORY, Layout, path_of
 from alearn.ledger.writer import SegmentWriter
-from alearn.types import Array, Member, MemberState, Sample, Schema
+from alearn.types import Array, Member, Sample, Schema
 
 _log = logging.getLogger("alearn.ledger")
 _CHUNK_ROWS = 4096
@@ -61,13 +60,14 @@ class Ledger:
         self._segment_writer = SegmentWriter(directory, bytes.fromhex(self._meta["uuid"]), int(self._meta["segment_bytes"]))
 
     @classmethod
-    def create(cls, directory: Path, *, study: str, segment_bytes: int = 32 << 20) -> Ledger:
+    def create(cls, directory: Path, *, study: str, segment_bytes: int = 32 << 20, archive: str = "bp5") -> Ledger:
         """Make a new study directory's ledger and open it.
 
         Args:
             directory: the study directory; made if it is not there.
             study: the study's name.
             segment_bytes: size at which a segment is full and may be sealed.
+            archive: "bp5", or "none" for a study too large to keep: segments are then discarded, not sealed.
 
         Raises:
             LedgerError: there is a study already, or the directory cannot be written.
@@ -83,7 +83,7 @@ class Ledger:
             if (directory / database.NAME).exists():
                 raise LedgerError(f"There is already a study in {directory}; resume it (alearn resume), or choose another directory.")
             kind = database.file_system(directory)
-            facts = {"study": study, "uuid": os.urandom(16).hex(), "segment_bytes": segment_bytes, "file_system": kind}
+            facts = {"study": study, "uuid": os.urandom(16).hex(), "segment_bytes": segment_bytes, "file_system": kind, "archive": archive}
             database.create(directory / database.NAME, facts)
             ledger = cls._started(directory, lock)
         except (OSError, sqlite3.Error) as error:
@@ -139,8 +139,7 @@ class Ledger:
                 return
             self._closed = True
             self._segment_writer.close()
-            if self._reader is not None:
-                self._reader.close()
+            self._drop_reader()
             self._db.close()
             if self._writer is not None:
                 self._writer.release()
@@ -155,6 +154,22 @@ class Ledger:
     @property
     def readonly(self) -> bool:
         return self._writer is None
+
+    @property
+    def last_sample(self) -> int:
+        """The number of the sample stored last, counted from 1 over the whole study."""
+        return int(self._sample_seq)
+
+    @property
+    def archived(self) -> bool:
+        """Whether samples are kept for good; without an archive only what came since the last checkpoints is there."""
+        return str(self.meta().get("archive", "bp5")) != "none"
+
+    def discarded_segments(self) -> set[int]:
+        """The numbers of the segments whose samples are gone, because the study keeps no archive."""
+        with self._lock:
+            self._refresh()
+            return {s.number for s in self._segments.values() if s.discarded}
 
     def schema(self) -> Schema | None:
         """What every time step of the study carries; None before the first hello."""
@@ -196,17 +211,8 @@ class Ledger:
         """How much there is: members by state, samples, events, segments, bytes that a crash left torn."""
         with self._lock:
             self._refresh()
-            by_state = Counter(row.member.state.value for row in self._table)
-            stored = sum(row.member.steps for row in self._table)
-            duplicates = sum(row.duplicates for row in self._table)
-            sealed = sum(s.sealed for s in self._segments.values())
-            return {
-                "members": {state.value: by_state[state.value] for state in MemberState},
-                "samples": {"streamed": stored + duplicates, "stored": stored, "duplicates_dropped": duplicates},
-                "events": self._seq,
-                "segments": {"open": len(self._segments) - sealed, "sealed": sealed},
-                "torn_bytes_dropped": int(self._meta.get("torn_bytes_dropped", 0)),
-            }
+            torn = int(self._meta.get("torn_bytes_dropped", 0))
+            return {**counts(self._table, self._segments), "events": self._seq, "torn_bytes_dropped": torn}
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """The events with a sequence number above ``after``, verified.
@@ -231,7 +237,7 @@ class Ledger:
                 after, chain = seq, crc
 
     def samples(self, members: Sequence[str] | None = None, after: int = 0, fields: Sequence[str] | None = None) -> Iterator[Sample]:
-        """The samples in the order in which they were stored, verified.
+        """The samples in the order in which they were stored, verified; without those that ``discard`` dropped.
 
         Args:
             members: only those of these members; None is all but the revoked.
@@ -250,12 +256,11 @@ class Ledger:
                 raise LedgerError(f"There is no field '{name}'; the study has {list(schema.names)}.")
         nbytes = 64 + sum(f.nbytes for f in schema.fields if f.name in names)
         limit = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // nbytes))
-        numbers = self.member_numbers()
-        wanted = None if members is None else json.dumps([numbers[m] for m in members if m in numbers])
+        wanted = self._numbers_of(members)
         by_number: dict[int, Member] = {}
         while True:
             with self._lock:
-                chunk = self._sample_rows(after, wanted, limit)
+                chunk = sample_rows(self._db, after, wanted, limit)
                 if not chunk:
                     return
                 if any(row[1] not in by_number for row in chunk):
@@ -266,23 +271,20 @@ class Ledger:
                 yield Sample(member.id, row[3], row[2], row[4], member.parameters, values)
             after = chunk[-1][0]
 
-    def sample_rows(self) -> Iterator[list[SampleRow]]:
-        """The rows of the samples table in chunks, verified: where each sample lies."""
+    def sample_rows(self, members: Sequence[str] | None = None) -> Iterator[list[SampleRow]]:
+        """Where the samples of all or some members lie, or lay before they were discarded: verified rows, in chunks."""
         after = 0
+        wanted = self._numbers_of(members)
         while True:
             with self._lock:
-                chunk = self._sample_rows(after, None, 16 * _CHUNK_ROWS)
+                chunk = sample_rows(self._db, after, wanted, 16 * _CHUNK_ROWS, discarded=True)
             if not chunk:
                 return
             yield chunk
             after = chunk[-1][0]
 
     def verify(self) -> list[str]:
-        """Check every checksum, the tables against the events, and the data against both.
-
-        Returns:
-            A sentence for each problem; empty if everything is sound.
-        """
+        """Check every checksum, the tables against the events, and the data against both; a sentence for each problem."""
         from alearn.ledger.verify import verify
 
         return verify(self.directory)
@@ -307,7 +309,7 @@ class Ledger:
                 return
             if known is not None:
                 raise SchemaError(
-                    f"The steps carry {_describe(schema)}; the study was begun with {_describe(known)}. All members of a study must agree."
+                    f"The steps carry {describe(schema)}; the study was begun with {describe(known)}. All members of a study must agree."
                 )
             self._writable()
             self._set({"schema": schema.to_json()})
@@ -358,8 +360,8 @@ class Ledger:
             ]
             with self._writing():
                 failpoints.hit("ledger.before_write")
-                sample_rows, segments = self._segment_writer.write(fresh, Layout(schema), self._segments, self._sample_seq, self._closing)
-                self._commit(events, sample_rows, segments)
+                placed, segments = self._segment_writer.write(fresh, Layout(schema), self._segments, self._sample_seq, self._closing)
+                self._commit(events, placed, segments)
             return events
 
     def seal(self, *, everything: bool = True) -> int:
@@ -369,20 +371,57 @@ class Ledger:
             everything: also the segment that is not full yet (the end of a study); False moves full ones only.
 
         Returns:
-            How many segments were moved.
+            How many segments were moved; none if the study keeps no archive.
 
         Raises:
             LedgerError: the archive cannot be written; the samples stay safe in their segments.
         """
         moved = 0
         with self._sealing:
-            while (segment := self._next_to_seal(everything)) is not None:
+            while self.archived and (segment := self._next_to_seal(everything)) is not None:
                 try:
                     self._seal(segment)
                 finally:
                     self._closing = -1
                 moved += 1
         return moved
+
+    def discard(self, samples: int) -> int:
+        """Drop the full segments of a study that keeps no archive, as far as a checkpoint holds what training needs of them.
+
+        Args:
+            samples: how many of the study's first samples may go; a segment goes when all of its own may.
+
+        Returns:
+            How many segments were dropped.
+
+        Raises:
+            LedgerError: the ledger cannot be written.
+        """
+        with self._lock:
+            self._writable()
+            schema = self.schema()
+            gone = (
+                []
+                if self.archived or schema is None
+                else discardable(self._segments, Layout(schema).capacity(int(self._meta["segment_bytes"])), samples)
+            )
+            if not gone:
+                return 0
+            with self._writing():
+                self._db.execute("BEGIN IMMEDIATE")
+                self._put_segments(gone)
+                failpoints.hit("ledger.discard_before_commit")
+                self._db.execute("COMMIT")
+                failpoints.hit("ledger.discard_committed")
+                self._segments.update({s.number: s for s in gone})
+            self._drop_reader()
+            self._segment_writer.close()
+            for segment in gone:
+                path_of(self.directory, segment.number).unlink(missing_ok=True)
+                failpoints.hit("ledger.discard_removed")
+            database.sync_directory(self.directory / DIRECTORY)
+            return len(gone)
 
     # --- inside --------------------------------------------------------------------------------------------
 
@@ -496,7 +535,7 @@ class Ledger:
                 return None
             capacity = Layout(schema).capacity(int(self._meta["segment_bytes"]))
             for segment in self._segments.values():
-                if not segment.sealed and segment.records and (everything or segment.records >= capacity):
+                if not segment.moved and segment.records and (everything or segment.records >= capacity):
                     self._closing = segment.number
                     self._segment_writer.close()
                     return segment
@@ -510,11 +549,8 @@ class Ledger:
             members = self._members_by_number()
             step = sum(s.sealed for s in self._segments.values())
         layout = Layout(schema)
-        reader = DataReader(self.directory, layout, self._db)
-        try:
+        with contextlib.closing(DataReader(self.directory, layout, self._db)) as reader:
             records = reader.read(segment.number, np.arange(segment.records), schema.names)
-        finally:
-            reader.close()
         there = {int(k): members[int(k)] for k in np.unique(records.facts["member"])}
         failpoints.hit("ledger.seal_before")
         after = archive.append(self.directory, self.study, layout, records, there, state)
@@ -529,12 +565,15 @@ class Ledger:
                 self._db.execute("COMMIT")
                 failpoints.hit("ledger.seal_committed")
                 self._segments[sealed.number] = sealed
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            self._drop_reader()
         path_of(self.directory, segment.number).unlink(missing_ok=True)
         failpoints.hit("ledger.seal_removed")
         database.sync_directory(self.directory / DIRECTORY)
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _clean_up(self) -> None:
         dropped = drop_leftovers(self.directory, self._segments, self.schema())
@@ -548,13 +587,11 @@ class Ledger:
 
     def _numbers_of(self, members: Sequence[str] | None) -> str | None:
         """The members' numbers as JSON for ``_sample_rows``; of all that are not revoked if none are named."""
-        if members is None:
-            known = self.members()
-            if not any(m.revoked for m in known):
-                return None
-            members = [m.id for m in known if not m.revoked]
-        numbers = self.member_numbers()
-        return json.dumps([numbers[m] for m in members if m in numbers])
+        everyone = self.members()
+        chosen = {m.id for m in everyone if not m.revoked} if members is None else set(members)
+        if members is None and len(chosen) == len(everyone):
+            return None
+        return json.dumps([number for m, number in self.member_numbers().items() if m in chosen])
 
     def _read(self, chunk: Sequence[SampleRow], names: Sequence[str]) -> Iterator[tuple[SampleRow, dict[str, Array]]]:
         schema = self.schema()
@@ -562,7 +599,3 @@ class Ledger:
         if self._reader is None:
             self._reader = DataReader(self.directory, Layout(schema), self._db)
         yield from read_rows(self._reader.read, chunk, names)
-
-
-def _describe(schema: Schema) -> str:
-    return ", ".join(f"{f.name} {f.dtype}{list(f.shape) if f.shape else ''}{' ' + f.unit if f.unit else ''}" for f in schema.fields)

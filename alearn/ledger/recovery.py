@@ -25,10 +25,10 @@ def drop_leftovers(directory: Path, segments: Mapping[int, Segment], schema: Sch
         if segment is None:
             dropped += max(0, path.stat().st_size - HEAD)
             path.unlink()
-        elif segment.sealed:
+        elif segment.moved:
             path.unlink()
     for segment in segments.values():
-        if segment.sealed or schema is None:
+        if segment.moved or schema is None:
             continue
         path = path_of(directory, segment.number)
         named = HEAD + segment.records * Layout(schema).record_size

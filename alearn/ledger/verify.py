@@ -158,7 +158,8 @@ def _samples(
                 if row[5] not in segments:
                     yield f"The sample of member number {row[1]}, step {row[2]} lies in segment {row[5]}, which the ledger does not know."
             if reader is not None:
-                yield from _data(reader, [row for row in good if row[5] in segments], schema)
+                there = [row for row in good if row[5] in segments and not segments[row[5]].discarded]
+                yield from _data(reader, there, schema)
     finally:
         now.close()
         if reader is not None:
@@ -191,6 +192,11 @@ def _data(reader: DataReader, chunk: list[SampleRow], schema: Schema | None) -> 
         yield from _data(reader, chunk[middle:], schema)
     except FileNotFoundError as error:
         yield f"The file {error.filename} is missing."
+    except LedgerError:  # a live writer has discarded a segment meanwhile
+        middle = len(chunk) // 2
+        if middle:
+            yield from _data(reader, chunk[:middle], schema)
+            yield from _data(reader, chunk[middle:], schema)
 
 
 def _files(directory: Path, schema: Schema | None, segments: dict[int, Segment]) -> Iterator[str]:
@@ -198,13 +204,14 @@ def _files(directory: Path, schema: Schema | None, segments: dict[int, Segment])
         segment = segments.get(int(path.stem)) if path.stem.isdigit() else None
         if segment is None:
             yield f"The segment {path} is not named by the ledger (a crash left it; the next resume drops it)."
-        elif segment.sealed:
-            yield f"The segment {path} was sealed into the archive and not removed (a crash; the next resume drops it)."
+        elif segment.moved:
+            how = "sealed into the archive" if segment.sealed else "discarded"
+            yield f"The segment {path} was {how} and not removed (a crash; the next resume drops it)."
     if schema is not None:
         size = Layout(schema).record_size
         for segment in segments.values():
             path = path_of(directory, segment.number)
-            if not segment.sealed and path.exists() and (extra := path.stat().st_size - HEAD - segment.records * size) > 0:
+            if not segment.moved and path.exists() and (extra := path.stat().st_size - HEAD - segment.records * size) > 0:
                 yield f"The segment {path} has {extra} bytes behind its last sample (a crash left them; the next resume drops them)."
     extra = archive.surplus(directory, archive_state(segments))
     if extra:

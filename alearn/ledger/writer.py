@@ -68,7 +68,7 @@ class SegmentWriter:
 
     def _open(self, layout: Layout, capacity: int, known: Mapping[int, Segment], closed: int) -> SegmentFile:
         last = known[max(known)] if known else None
-        new = last is None or last.sealed or last.records >= capacity or last.number == closed
+        new = last is None or last.moved or last.records >= capacity or last.number == closed
         number = 0 if last is None else last.number + new
         if self._file is None or self._file.number != number:
             self.close()

@@ -4,12 +4,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ledger_support import SCHEMA, launch, make_sample
 
-from alearn.errors import ConfigError, LedgerError
+from alearn.errors import ConfigError, LedgerError, UnknownName
 from alearn.events import MemberQueued
 from alearn.ledger import Ledger, open_archive, select_members
 from alearn.ledger.archive import load_adios2
@@ -120,8 +121,35 @@ def test_nothing_is_read_before_it_is_asked_for(mixed: Path) -> None:
     np.testing.assert_array_equal(near.u.isel(member=0, step=4).values, make_sample("m0002", 4).values["u"])
     assert list(data.where(data.a < 0.1, drop=True).member.values) == ["m0000"]
     assert select_members(data, {"b": "blue"}).sizes["member"] == 0
-    with pytest.raises(ConfigError, match="no parameter 'c'; it has a, b"):
+    with pytest.raises(UnknownName, match=r"no parameter in the archive 'c'\. Valid: a, b"):
         select_members(data, {"c": (0, 1)})
+
+
+def test_opening_with_a_box_touches_only_what_is_selected(mixed: Path) -> None:
+    with Ledger.open(mixed) as ledger:
+        ledger.set_meta("parameter_units", {"a": "mol/l", "b": ""})
+    data = open_archive(mixed, box={"a": (0.1, 1.0), "b": "red"}, fields=["u"])
+    assert dict(data.sizes) == {"member": 1, "step": 5, "u_0": 4, "u_1": 3}
+    assert set(data.data_vars) == {"u", "stored"}
+    assert data.a.attrs == {"parameter": "a", "units": "mol/l"}
+    assert "units" not in data.b.attrs
+    np.testing.assert_array_equal(data.u.values[0, 4], make_sample("m0002", 4).values["u"])
+    assert list(open_archive(mixed, members=["m0002"]).member.values) == ["m0002"]
+    assert open_archive(mixed, box={"a": (5, 6)}).sizes["member"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"box": {"F": (0, 1)}}, "no parameter in the archive 'F'. Valid: a, b"),
+        ({"box": {"a": (1, 0)}}, r"The box has a=\(1, 0\); give \(low, high\)"),
+        ({"members": ["m0005"]}, "no member with samples 'm0005'. Did you mean 'm0002'"),
+        ({"fields": ["v"]}, "no field in the archive 'v'"),
+    ],
+)
+def test_a_wrong_selection_is_told_in_one_sentence(mixed: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        open_archive(mixed, **options)
 
 
 def test_a_dataset_opened_while_the_study_runs_outlives_its_sealing(mixed: Path) -> None:

@@ -28,11 +28,14 @@ SEALING = [
 CREATING = ["create", "created"]
 
 
+DISCARDING = ("discard_before_commit", "discard_committed", "discard_removed")  # in test_discard.py
+
+
 def test_every_failpoint_in_the_ledger_is_driven_here() -> None:
     found = set()
     for source in LEDGER_SOURCES.glob("*.py"):
         found |= set(re.findall(r'failpoints\.(?:hit|cut)\("ledger\.(\w+)"', source.read_text()))
-    assert found == {*STORING, *META, *SEALING, *CREATING}
+    assert found == {*STORING, *META, *SEALING, *CREATING, *DISCARDING}
 
 
 def run_child(study: Path, failpoint: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, int]]:
