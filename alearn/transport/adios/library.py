@@ -1,0 +1,95 @@
+"""The one file of this room that imports adios2, and what its SST engine needs from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from types import ModuleType
+from typing import cast
+
+from alearn.errors import MissingDependency
+
+
+def load_bindings() -> ModuleType:
+    """adios2's bindings, without the torch (seconds, hundreds of megabytes) that their package drags in.
+
+    Raises:
+        MissingDependency: adios2 is not installed.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import adios2.bindings
+    except ImportError as error:
+        raise MissingDependency("adios2", "The ADIOS2 transport", "archive") from error
+    finally:
+        if hide and sys.modules.get("torch", 0) is None:
+            del sys.modules["torch"]
+    return cast(ModuleType, adios2.bindings)
+
+
+class Sockets:
+    """Makes the TCP connections that SST opens in this process answer at once. For a process with one stream.
+
+    SST leaves Nagle's algorithm and delayed acknowledgements on, which together hold a small step back for up to 40 ms.
+    Both are settings of a socket that can be changed beside its owner. The kernel takes quick acknowledgements back
+    by itself, so ``hasten`` is called for every step.
+    """
+
+    def __init__(self) -> None:
+        self._before = descriptors()
+        self._known: frozenset[int] = frozenset()
+        self._handles: list[socket.socket] = []
+
+    def hasten(self) -> None:
+        """Apply the settings to every TCP connection that was opened since this object was made."""
+        now = descriptors() - self._before - {handle.fileno() for handle in self._handles}
+        if now != self._known:
+            self.close()
+            self._handles = [handle for descriptor in now if (handle := _tcp(descriptor)) is not None]
+            self._known = now
+        for handle in self._handles:
+            with contextlib.suppress(OSError):  # its other end has gone
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def close(self) -> None:
+        """Let go of the sockets; they stay as they are."""
+        for handle in self._handles:
+            handle.close()
+        self._handles = []
+        self._known = frozenset()
+
+
+def no_delay(before: frozenset[int]) -> None:
+    """Turn Nagle's algorithm off on every TCP connection that is not among the descriptors ``before``."""
+    for descriptor in descriptors() - before:
+        handle = _tcp(descriptor)
+        if handle is not None:
+            handle.close()
+
+
+def descriptors() -> frozenset[int]:
+    """This process's open file descriptors."""
+    return frozenset(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+def _tcp(descriptor: int) -> socket.socket | None:
+    """A second handle of a TCP connection, with Nagle's algorithm off; None if the descriptor is something else."""
+    try:
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
+            return None
+        handle = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None
+    try:
+        if handle.family in (socket.AF_INET, socket.AF_INET6) and handle.type == socket.SOCK_STREAM:
+            handle.getpeername()
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return handle
+    except OSError:  # a listening socket
+        pass
+    handle.close()
+    return None
