@@ -232,12 +232,14 @@ class RoundDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refitted(Event):
-    """The surrogate was trained: ``updates`` and ``samples`` are totals so far."""
+    """The surrogate was trained: ``updates`` and ``samples`` are totals so far; ``lead`` says in words which of several
+    candidates answers now, and by how much it leads."""
 
     updates: int
     samples: int
     loss: float = math.nan
     seconds: float = 0.0
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -329,6 +329,7 @@ def _round(s: StudyState, e: ev.RoundDecided) -> None:
 def _refitted(s: StudyState, e: ev.Refitted) -> None:
     s.refits += 1
     s.updates = max(s.updates, e.updates)
+    s.lead = e.lead
     s.steps_at_refit, s.settled_at_refit = s.steps, s.settled
     s.surprising = Ranking()  # the next scores are against what it knows now
 

@@ -53,6 +53,7 @@ class StudyState:
         lost_in_a_row: attempts lost since one ended otherwise.
         rounds, acquired: acquisition rounds; points chosen by them (origin acquisition or holdout).
         updates, refits: optimiser updates; trainings.
+        lead: which of several candidate surrogates answers, in words.
         evaluations: the last few ``Evaluated`` events; ``evaluations_total`` counts all.
         snapshot_at, snapshot_updates: of the latest snapshot.
         revoked: members whose samples the user took back.
@@ -105,6 +106,7 @@ class StudyState:
         self.acquired = 0
         self.updates = 0
         self.refits = 0
+        self.lead = ""
         self.evaluations: deque[ev.Evaluated] = deque(maxlen=256)
         self.evaluations_total = 0
         self.snapshot_at = math.nan

@@ -419,6 +419,8 @@ class LiveView:
         elif snapshot.buffer_fill:
             row("buffer", count(snapshot.buffer_fill), _dim(" rows"))
         row("training", f"round {s.rounds}, {plural(s.updates, 'update')}", _dim(_rate(snapshot.updates_per_s)))
+        if s.lead:
+            row("surrogate", s.lead, wrap=True)
         if s.error.mean is not None:
             tail = f"mean {number(s.error.mean)}  p95 {number(s.error.p95)}  p99 {number(s.error.p99)}  max {number(s.error.max)}"
             row("error", Text(tail, style="bold"), wrap=True)

@@ -108,6 +108,7 @@ class Status:
         samples: the sample counts.
         rounds: acquisition rounds so far.
         updates: optimiser updates so far.
+        lead: which of several candidate surrogates answers, and by how much it leads; "" for a surrogate without candidates.
         error: error on the test members.
         calibration: coverage of the 95 % interval.
         cost: simulated and saved steps, core-seconds.
@@ -121,6 +122,7 @@ class Status:
     samples: SampleCounts = field(default_factory=SampleCounts)
     rounds: int = 0
     updates: int = 0
+    lead: str = ""
     error: ErrorSummary = field(default_factory=ErrorSummary)
     calibration: CalibrationSummary = field(default_factory=CalibrationSummary)
     cost: Cost = field(default_factory=Cost)
@@ -133,7 +135,7 @@ class Status:
             part = getattr(self, name)
             out[name] = {k: _number(getattr(part, k), kind) for k, kind in _kinds(cls).items()}
             if name == "samples":
-                out |= {"rounds": int(self.rounds), "updates": int(self.updates)}
+                out |= {"rounds": int(self.rounds), "updates": int(self.updates), "lead": self.lead}
         out["control"] = self.control.to_dict() if self.control is not None else None
         return out
 
@@ -169,6 +171,7 @@ class Status:
             raw["arm"],
             rounds=_checked(raw, "rounds", "int", "rounds"),
             updates=_checked(raw, "updates", "int", "updates"),
+            lead=str(raw.get("lead", "")),
             control=None if raw["control"] is None else cls.from_dict(raw["control"]),
             **parts,
         )
@@ -294,6 +297,7 @@ def render_status(status: Status, age_s: float | None = None) -> str:
             f"    samples      {count(arm.samples.stored)} stored of {count(arm.samples.streamed)} streamed"
             + (f", {plural(arm.samples.duplicates_dropped, 'duplicate')} dropped" if arm.samples.duplicates_dropped else ""),
             f"    training     {plural(arm.rounds, 'round')}, {plural(arm.updates, 'update')}",
+            *([f"    surrogate    {arm.lead}"] if arm.lead else []),
         ]
         if e.n_test and e.mean is not None:
             lines.append(

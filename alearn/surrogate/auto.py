@@ -150,6 +150,15 @@ class AutoSurrogate(OnlineSurrogate):
         found = [Standing(name, float(c.errors[i]), c.compared, c.evidence, i == int(self.led_by)) for i, name in enumerate(self.names)]
         return tuple(sorted(found, key=lambda s: (not s.leads, math.inf if math.isnan(s.error) else s.error)))
 
+    @property
+    def lead(self) -> str:
+        """Who leads and by how much, in words: "gp leads: error 0.012, ensemble 0.034 (48 members, prequential)"."""
+        first, *others = self.standings
+        if math.isnan(first.error):
+            return f"{first.name} leads; no comparison yet" if others else first.name
+        rest = ", ".join(f"{s.name} {s.error:.3g}" for s in others)
+        return f"{first.name} leads: error {first.error:.3g}" + (f", {rest} ({first.members} members, {first.evidence})" if others else "")
+
     def _candidate(self, name: str) -> Surrogate:
         module = self.candidates[name]
         assert isinstance(module, Surrogate)
@@ -272,8 +281,9 @@ class AutoSurrogate(OnlineSurrogate):
         errors = []
         for name in self.names:
             found = cross_validate(self._candidate(name), lambda name=name: self._make(name), data, folds, updates)  # type: ignore[misc]
-            squared = ((found.mean - data.Y) ** 2 - found.excess).clamp_min(0.0) / self.output_scale.to(found.mean) ** 2
-            errors.append(math.sqrt(float((squared.mean(dim=1) * weights).sum())))
+            scale = self.output_scale.to(found.mean) ** 2
+            raw, excess = (float(((v / scale).mean(dim=1) * weights).sum()) for v in ((found.mean - data.Y) ** 2, found.excess))
+            errors.append(math.sqrt(max(raw - excess, 0.25 * raw)))
         self._competition.compare(errors, len(data.groups.unique()))
 
     def _settle(self) -> None:

@@ -125,6 +125,16 @@ class Resumable(Protocol):
 
 
 @runtime_checkable
+class Competing(Protocol):
+    """A surrogate made of candidates of which one answers."""
+
+    @property
+    def lead(self) -> str:
+        """Which one, and by how much it leads, in words."""
+        ...
+
+
+@runtime_checkable
 class Rated(Protocol):
     """A surrogate with a learning rate."""
 

@@ -19,7 +19,7 @@ from alearn.errors import ConfigError
 from alearn.registry import build
 from alearn.space import Space
 from alearn.surrogate import Batch, Calibrator, OnlineSurrogate, OverTime, Surrogate
-from alearn.surrogate.base import Counted
+from alearn.surrogate.base import Competing, Counted
 from alearn.trainer.continuation import Streams, remaining_variance
 from alearn.trainer.evaluate import Truth, common_outputs, judge
 from alearn.trainer.features import Features
@@ -147,6 +147,11 @@ class InlineTrainer:
     def surrogate_name(self) -> str:
         """The registered name of the surrogate."""
         return self._kind[0]
+
+    @property
+    def lead(self) -> str:
+        """Which of several candidates answers, in words; "" for a surrogate without candidates."""
+        return self.surrogate.lead if isinstance(self.surrogate, Competing) else ""
 
     @property
     def updates(self) -> int:
