@@ -108,11 +108,11 @@ class Status:
         samples: the sample counts.
         rounds: acquisition rounds so far.
         updates: optimiser updates so far.
-        lead: which of several candidate surrogates answers, and by how much it leads; "" for a surrogate without candidates.
         error: error on the test members.
         calibration: coverage of the 95 % interval.
         cost: simulated and saved steps, core-seconds.
         control: the same of the control arm, or None.
+        lead: which of several candidate surrogates answers, and by how much it leads; "" for a surrogate without candidates.
     """
 
     study: str
@@ -122,11 +122,11 @@ class Status:
     samples: SampleCounts = field(default_factory=SampleCounts)
     rounds: int = 0
     updates: int = 0
-    lead: str = ""
     error: ErrorSummary = field(default_factory=ErrorSummary)
     calibration: CalibrationSummary = field(default_factory=CalibrationSummary)
     cost: Cost = field(default_factory=Cost)
     control: Status | None = None
+    lead: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Exactly the documented object; numbers that are not finite become None."""
