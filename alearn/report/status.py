@@ -135,7 +135,7 @@ class Status:
             part = getattr(self, name)
             out[name] = {k: _number(getattr(part, k), kind) for k, kind in _kinds(cls).items()}
             if name == "samples":
-                out |= {"rounds": int(self.rounds), "updates": int(self.updates), "lead": self.lead}
+                out |= {"rounds": int(self.rounds), "updates": int(self.updates)} | ({"lead": self.lead} if self.lead else {})
         out["control"] = self.control.to_dict() if self.control is not None else None
         return out
 

@@ -65,6 +65,12 @@ def test_the_control_arm_is_the_same_object_inside(tmp_path: Path) -> None:
     assert read_status(tmp_path).control == control
 
 
+def test_who_leads_is_told_where_surrogates_compete(tmp_path: Path) -> None:
+    write_status(tmp_path, full_status(lead="gp leads: error 0.1, ensemble 0.2 (30 members, prequential)"))
+    assert json.loads((tmp_path / "status.json").read_text())["lead"].startswith("gp leads")
+    assert "surrogate    gp leads" in render_status(read_status(tmp_path))
+
+
 def test_unknown_numbers_are_null_and_never_nan(tmp_path: Path) -> None:
     status = Status(
         "gs",
