@@ -100,7 +100,8 @@ class Rooms:
             "ALEARN_PARAMETERS": json.dumps(dict(parameters)),
         }
         env = {**command.env, **stream, **self.reader.address(member, attempt)}
-        return Job(member=member, attempt=attempt, argv=command.argv, directory=directory / "members" / member / str(attempt), env=env)
+        where = directory / "members" / member / str(attempt)
+        return Job(member=member, attempt=attempt, argv=command.argv, directory=where, env=env, warm=command.warm)
 
     def make_trainer(self, schema: Schema) -> InlineTrainer:
         """The trainer, once the first hello has told what a step carries."""
