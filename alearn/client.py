@@ -10,9 +10,9 @@
             run.put(t=time, u=u, energy=energy)
 
 This one file needs nothing but the standard library and imports nothing else of alearn (but for the study's
-transforms, where they are to run here), so it may be copied beside a simulation. Arrays may be numpy arrays or anything with the buffer protocol; numpy is imported only
-for values that need it. Outside a study, that is without ``ALEARN_STREAM`` in the environment, ``connect``
-returns a run that checks what is put and sends nothing.
+transforms, where they are to run here), so it may be copied beside a simulation. Arrays may be numpy arrays or
+anything with the buffer protocol; numpy is imported only for values that need it. Outside a study, that is without
+``ALEARN_STREAM`` in the environment, ``connect`` returns a run that checks what is put and sends nothing.
 
 The errors here are the client's own, for the reason that the file stands alone: they are not those of
 ``alearn.errors``, which no simulation needs to import. ::
@@ -485,13 +485,8 @@ class Run:
 
         ``parameters`` stay what they were: they are what the member's samples are filed under.
         """
-        if self._opened and not self._closed:
-            self._turn(0.0)
+        self._take()
         new, self._news = self._news, {}
-        if new:
-            self._steered.update(new)
-            self._taken, self._taken_at = self._wish, self.step
-            self._queue(self._told())
         return new
 
     def steered(self, name: str, otherwise: Any = None) -> Any:
@@ -501,7 +496,7 @@ class Run:
             name: the knob's name, as ``alearn steer`` gives it.
             otherwise: its present value, which stays if nobody has steered it.
         """
-        self.steering()
+        self._take()
         return self._steered.get(name, otherwise)
 
     @property
@@ -708,6 +703,14 @@ class Run:
         }
         return frame(HELLO, json.dumps(said).encode())
 
+    def _take(self) -> None:
+        """Look for values to steer by; those that came hold from the next step on, and the learner is told so."""
+        if self._opened and not self._closed:
+            self._turn(0.0)
+        if self._taken != self._wish:
+            self._taken, self._taken_at = self._wish, self.step
+            self._queue(self._told())
+
     def _told(self) -> bytes:
         """The frame by which the learner hears that its newest wish was taken, and before which step."""
         return frame(STEERED, json.dumps({"number": self._taken, "step": self._taken_at}).encode())
@@ -753,6 +756,7 @@ class Run:
             if number > self._wish:  # after a reconnection some come again
                 self._wish = number
                 self._news.update(values)
+                self._steered.update(values)
         elif kind == ERROR:
             _raise_error(head)
 

@@ -1,4 +1,5 @@
-/* alearn.h: stream the time steps of a simulation to its learner. One file, POSIX C99 (or C++11), no library.
+/* alearn.h: stream the time steps of a simulation to its learner. One file, POSIX C99 (or C++11), no library; for
+ * encrypted streams (transport.kind=tcp) OpenSSL 1.1.1 or newer: -DALEARN_TLS, and -lssl -lcrypto at the end.
  *
  *     #include "alearn.h"                              first of all includes, or compile with -D_POSIX_C_SOURCE=200809L
  *
@@ -42,6 +43,12 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef ALEARN_TLS
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "alearn.h sends arrays as they lie in memory, which must be little endian; use the Python client here."
@@ -93,6 +100,16 @@ typedef struct {
     char *out;
     unsigned char *in;
     int fd, alone, sealed, stop, told, ended, ending, opened, welcomed, tries;
+    char **wishes; /* what alearn steer gave, as JSON objects, in the order of coming */
+    size_t wishes_count, wishes_taken;
+    uint64_t wish, taken, taken_at;
+    int tell;
+    unsigned char certificate[32];
+#ifdef ALEARN_TLS
+    SSL_CTX *context;
+    BIO_METHOD *method;
+    SSL *tls;
+#endif
     long pid;
     unsigned char seal_out[32], seal_in[32];
     uint64_t sealed_out, sealed_in;
@@ -111,6 +128,10 @@ static inline int alearn_put(alearn_run *run, double t, const alearn_field *fiel
 /* 1 once the learner has asked this member to stop. */
 static inline int alearn_stopped(alearn_run *run);
 
+/* What a knob of the simulation is to be from now on: `otherwise`, its present value, unless somebody has steered it
+ * (alearn steer DIR MEMBER name=value). For codes that can be steered while they run:  dt = alearn_steered(run, "dt", dt); */
+static inline double alearn_steered(alearn_run *run, const char *name, double otherwise);
+
 /* Wait until every step is acknowledged, say the end, free the run. `failure` is NULL, or one line on what went wrong.
  * ALEARN_ERROR (with a sentence on stderr) if the learner could not be told: exit with a code other than 0. */
 static inline int alearn_close(alearn_run *run, const char *failure);
@@ -118,7 +139,7 @@ static inline int alearn_close(alearn_run *run, const char *failure);
 /* ---- nothing below is for callers ---------------------------------------------------------------------------- */
 
 enum { ALEARN__HELLO = 1, ALEARN__WELCOME, ALEARN__STEP, ALEARN__ACK, ALEARN__STOP, ALEARN__END, ALEARN__FAULT,
-       ALEARN__CHALLENGE, ALEARN__PROOF };
+       ALEARN__CHALLENGE, ALEARN__PROOF, ALEARN__STEER, ALEARN__STEERED };
 enum { ALEARN__HEADER = 24, ALEARN__SEAL = 16, ALEARN__HEAD_LIMIT = 65536, ALEARN__IN = 24 + 65536 + 16, ALEARN__SPARE = 8 };
 /* what one look at the connection tells */
 enum { ALEARN__FINE = 0, ALEARN__LOST = -1, ALEARN__REFUSED = -2 };
@@ -199,17 +220,25 @@ static inline void alearn__sha256(unsigned char out[32], const unsigned char *bl
     for (i = 0; i < 32; i++) out[i] = (unsigned char)(h[i / 4] >> (24 - 8 * (i % 4)));
 }
 
-/* HMAC-SHA256(key, label + side + reader's nonce + writer's nonce) */
+/* Whether the stream is encrypted. */
+static inline int alearn__secret(const alearn_run *run) { return !strncmp(run->address, "tls:", 4); }
+
+/* HMAC-SHA256(key, label + side + reader's nonce + writer's nonce), under TLS + SHA-256 of the reader's certificate */
 static inline void alearn__hmac(unsigned char out[32], const alearn_run *run, const char *label, const char *side,
                                 const unsigned char *theirs, const unsigned char *ours) {
     unsigned char block[64] = {0}, inner[32], text[128];
     size_t i, n = (size_t)snprintf((char *)text, sizeof text, "%s%s", label, side);
     memcpy(text + n, theirs, 32);
     memcpy(text + n + 32, ours, 32);
+    n += 64;
+    if (alearn__secret(run)) {
+        memcpy(text + n, run->certificate, 32);
+        n += 32;
+    }
     if (run->key_length > 64) alearn__sha256(block, NULL, run->key, run->key_length);
     else memcpy(block, run->key, run->key_length);
     for (i = 0; i < 64; i++) block[i] ^= 0x36;
-    alearn__sha256(inner, block, text, n + 64);
+    alearn__sha256(inner, block, text, n);
     for (i = 0; i < 64; i++) block[i] ^= 0x36 ^ 0x5c;
     alearn__sha256(out, block, inner, 32);
 }
@@ -476,6 +505,10 @@ static inline const char *alearn__find(const char *object, const char *name, cha
 /* -- the connection -- */
 
 static inline void alearn__drop(alearn_run *run) {
+#ifdef ALEARN_TLS
+    SSL_free(run->tls);
+    run->tls = NULL;
+#endif
     if (run->fd >= 0) close(run->fd);
     run->fd = -1;
     run->sealed = 0;
@@ -492,11 +525,31 @@ static inline int alearn__lost(alearn_run *run, const char *why) {
 
 static inline int alearn__unsent(const alearn_run *run) { return run->out_sent < run->out_length || run->sending != NULL; }
 
+/* Hand some of these parts to the kernel; as sendmsg. */
+static inline ssize_t alearn__give(alearn_run *run, struct iovec *parts, size_t n) {
+    struct msghdr message;
+#ifdef ALEARN_TLS
+    if (run->tls) {
+        int took, error;
+        while (n > 1 && !parts->iov_len) parts++, n--;
+        ERR_clear_error();
+        took = SSL_write(run->tls, parts->iov_base, parts->iov_len > INT_MAX ? INT_MAX : (int)parts->iov_len);
+        if (took > 0) return took;
+        error = SSL_get_error(run->tls, took);
+        errno = error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ ? EAGAIN : EPIPE;
+        return -1;
+    }
+#endif
+    memset(&message, 0, sizeof message);
+    message.msg_iov = parts;
+    message.msg_iovlen = n;
+    return sendmsg(run->fd, &message, MSG_NOSIGNAL);
+}
+
 /* Send what the kernel takes now. */
 static inline int alearn__send(alearn_run *run) {
     while (alearn__unsent(run)) {
         struct iovec parts[4];
-        struct msghdr message;
         alearn_entry *e = run->sending;
         size_t skip = run->sent, n = 0, i;
         ssize_t took;
@@ -517,10 +570,7 @@ static inline int alearn__send(alearn_run *run) {
                 skip -= less;
             }
         }
-        memset(&message, 0, sizeof message);
-        message.msg_iov = parts;
-        message.msg_iovlen = n;
-        took = sendmsg(run->fd, &message, MSG_NOSIGNAL);
+        took = alearn__give(run, parts, n);
         if (took < 0 && errno == EINTR) continue;
         if (took < 0) return errno == EAGAIN || errno == EWOULDBLOCK ? ALEARN__FINE : ALEARN__LOST;
         if (run->out_sent < run->out_length) {
@@ -579,6 +629,29 @@ static inline int alearn__refused(alearn_run *run, const char *head) {
     return ALEARN__REFUSED;
 }
 
+/* Keep values that somebody steers this member to; after a reconnection some come again. */
+static inline int alearn__wish(alearn_run *run, const char *head, size_t n) {
+    const char *number = NULL, *values = NULL;
+    char **grown, *text;
+    if (*alearn__blank(head) == '{' && alearn__skip(head, 0)) {
+        number = alearn__find(head, "number", NULL, 0);
+        values = alearn__find(head, "values", NULL, 0);
+    }
+    if (!number || !values || *values != '{') return alearn__lost(run, "the reader sent values to steer by that cannot be read");
+    if (strtoull(number, NULL, 10) <= run->wish) return ALEARN__FINE;
+    text = (char *)malloc(n + 1);
+    grown = (char **)realloc(run->wishes, (run->wishes_count + 1) * sizeof *grown);
+    if (grown) run->wishes = grown;
+    if (!grown || !text) {
+        free(text);
+        return alearn__lost(run, "there is no memory left for values to steer by");
+    }
+    strcpy(text, values);
+    run->wishes[run->wishes_count++] = text;
+    run->wish = strtoull(number, NULL, 10);
+    return ALEARN__FINE;
+}
+
 /* Act on a frame from the reader. */
 static inline int alearn__handle(alearn_run *run, int kind, const unsigned char *head, size_t n) {
     run->heard = alearn__now();
@@ -596,6 +669,8 @@ static inline int alearn__handle(alearn_run *run, int kind, const unsigned char 
         if (kind == ALEARN__WELCOME) run->welcomed = 1, run->lost_since = -1;
     } else if (kind == ALEARN__STOP) {
         run->stop = 1;
+    } else if (kind == ALEARN__STEER) {
+        return alearn__wish(run, (const char *)head, n);
     } else if (kind == ALEARN__FAULT) {
         return alearn__refused(run, (const char *)head);
     }
@@ -638,6 +713,16 @@ static inline int alearn__take(alearn_run *run, int *kind, int *flags, unsigned 
 static inline int alearn__receive(alearn_run *run) {
     ssize_t got;
     if (run->in_length == ALEARN__IN) return 1;
+#ifdef ALEARN_TLS
+    if (run->tls) {
+        int error;
+        ERR_clear_error();
+        got = SSL_read(run->tls, run->in + run->in_length, (int)(ALEARN__IN - run->in_length));
+        if (got > 0) run->in_length += (size_t)got;
+        error = got > 0 ? SSL_ERROR_NONE : SSL_get_error(run->tls, (int)got);
+        return error == SSL_ERROR_NONE || error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE;
+    }
+#endif
     do got = recv(run->fd, run->in + run->in_length, ALEARN__IN - run->in_length, 0);
     while (got < 0 && errno == EINTR);
     if (got > 0) run->in_length += (size_t)got;
@@ -679,12 +764,13 @@ static inline int alearn__expect(alearn_run *run, int due, int *flags, unsigned 
 /* Both sides prove that they hold the study's key; the reader before it learns anything of this member. */
 static inline int alearn__authenticate(alearn_run *run) {
     unsigned char theirs[ALEARN__HEAD_LIMIT + 1], answer[ALEARN__HEAD_LIMIT + 1], ours[64], proof[32];
+    const char *label;
     double until = alearn__now() + 10;
     size_t n;
     int flags, result, source;
     if ((result = alearn__expect(run, ALEARN__CHALLENGE, &flags, theirs, &n, until))) return result;
     if (n != 32) return alearn__lost(run, "the reader's challenge has a wrong length");
-    if (!(flags & 1)) {
+    if (!alearn__secret(run) && !(flags & 1)) {
         alearn__drop(run);
         alearn__fail(run, "The reader at %s offers a connection without seals; update it.", run->address);
         return ALEARN__REFUSED;
@@ -693,15 +779,17 @@ static inline int alearn__authenticate(alearn_run *run) {
     n = source < 0 || read(source, ours, 32) != 32 ? 0 : 1;
     if (source >= 0) close(source);
     if (!n) return alearn__lost(run, "/dev/urandom gave no random bytes");
-    alearn__hmac(ours + 32, run, "alearn 1 sealed ", "writer", theirs, ours);
+    label = alearn__secret(run) ? "alearn 1 tls " : "alearn 1 sealed ";
+    alearn__hmac(ours + 32, run, label, "writer", theirs, ours);
     if (alearn__queue(run, ALEARN__PROOF, ours, 64)) return ALEARN__REFUSED;
     if ((result = alearn__expect(run, ALEARN__PROOF, &flags, answer, &n, until))) return result;
-    alearn__hmac(proof, run, "alearn 1 sealed ", "reader", theirs, ours);
+    alearn__hmac(proof, run, label, "reader", theirs, ours);
     if (n != 32 || alearn__differ(answer, proof, 32)) {
         alearn__drop(run);
         alearn__fail(run, "Whoever listens at %s does not hold this study's key.", run->address);
         return ALEARN__REFUSED;
     }
+    if (alearn__secret(run)) return ALEARN__FINE;
     alearn__hmac(run->seal_out, run, "alearn 1 seal ", "writer", theirs, ours);
     alearn__hmac(run->seal_in, run, "alearn 1 seal ", "reader", theirs, ours);
     run->sealed = 1;
@@ -709,7 +797,7 @@ static inline int alearn__authenticate(alearn_run *run) {
 }
 
 static inline int alearn__dial_one(alearn_run *run, int family, const struct sockaddr *where, socklen_t length, double wait_s) {
-    int error = 0, yes = 1, room = 4 << 20;
+    int error = 0, yes = 1, room = 400 << 10; /* more would leave the processor's cache before it is read */
     socklen_t size = sizeof error;
     struct pollfd p;
     run->fd = socket(family, SOCK_STREAM, 0);
@@ -757,6 +845,72 @@ static inline int alearn__dial(alearn_run *run, double wait_s) {
     freeaddrinfo(found);
     return result;
 }
+
+#ifdef ALEARN_TLS
+/* OpenSSL's own way to a socket would raise SIGPIPE. */
+static inline int alearn__bio_write(BIO *bio, const char *data, int n) {
+    ssize_t took = send(*(int *)BIO_get_data(bio), data, (size_t)n, MSG_NOSIGNAL);
+    BIO_clear_retry_flags(bio);
+    if (took < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) BIO_set_retry_write(bio);
+    return (int)took;
+}
+
+static inline int alearn__bio_read(BIO *bio, char *data, int n) {
+    ssize_t got = recv(*(int *)BIO_get_data(bio), data, (size_t)n, 0);
+    BIO_clear_retry_flags(bio);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) BIO_set_retry_read(bio);
+    return (int)got;
+}
+
+static inline long alearn__bio_control(BIO *bio, int command, long number, void *data) {
+    (void)bio, (void)number, (void)data;
+    return command == BIO_CTRL_FLUSH;
+}
+
+/* TLS 1.3 on the connected socket. Whose certificate it is, the proofs inside will tell. */
+static inline int alearn__encrypt(alearn_run *run) {
+    double until = alearn__now() + 10;
+    BIO *bio = NULL;
+    X509 *shown;
+    int result, error;
+    if (!run->context) {
+        run->context = SSL_CTX_new(TLS_client_method());
+        run->method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "alearn");
+        if (run->method) {
+            BIO_meth_set_write(run->method, alearn__bio_write);
+            BIO_meth_set_read(run->method, alearn__bio_read);
+            BIO_meth_set_ctrl(run->method, alearn__bio_control);
+        }
+        if (run->context) {
+            SSL_CTX_set_min_proto_version(run->context, TLS1_3_VERSION);
+            SSL_CTX_set_mode(run->context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+            SSL_CTX_set_verify(run->context, SSL_VERIFY_NONE, NULL);
+        }
+    }
+    if (run->context) run->tls = SSL_new(run->context);
+    if (run->tls && run->method) bio = BIO_new(run->method);
+    if (!bio) return alearn__lost(run, "OpenSSL has no memory left");
+    BIO_set_data(bio, &run->fd);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(run->tls, bio, bio);
+    for (;;) {
+        struct pollfd p;
+        ERR_clear_error();
+        result = SSL_connect(run->tls);
+        if (result == 1) break;
+        error = SSL_get_error(run->tls, result);
+        if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) return alearn__lost(run, "the TLS handshake failed");
+        if (alearn__now() > until) return alearn__lost(run, "the reader did not answer the TLS handshake");
+        p.fd = run->fd;
+        p.events = error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
+        poll(&p, 1, 200);
+    }
+    shown = SSL_get_peer_certificate(run->tls);
+    result = shown && X509_digest(shown, EVP_sha256(), run->certificate, NULL);
+    X509_free(shown);
+    return result ? ALEARN__FINE : alearn__lost(run, "the reader showed no certificate");
+}
+#endif
 
 static inline int alearn__hello(alearn_run *run) {
     char number[160], host[256] = "";
@@ -812,7 +966,10 @@ static inline int alearn__open(alearn_run *run) {
         run->tries++;
         pause = until - now;
         result = alearn__dial(run, pause < 0.1 ? 0.1 : pause > 10 ? 10 : pause);
-        if (!result && run->key_length && !strncmp(run->address, "tcp:", 4)) result = alearn__authenticate(run);
+#ifdef ALEARN_TLS
+        if (!result && alearn__secret(run)) result = alearn__encrypt(run);
+#endif
+        if (!result && strncmp(run->address, "unix:", 5)) result = alearn__authenticate(run);
         if (result == ALEARN__REFUSED) return ALEARN_ERROR;
         if (result) continue;
         run->welcomed = 0;
@@ -831,6 +988,7 @@ static inline int alearn__open(alearn_run *run) {
         run->opened = 1;
         run->sending = run->first;
         run->sent = 0;
+        run->tell = run->taken > 0;
         if (run->ending) run->ending = 1; /* to be said again, behind the steps */
     }
     return ALEARN_OK;
@@ -843,6 +1001,12 @@ static inline int alearn__turn(alearn_run *run, double wait_s) {
     if (run->fd < 0) {
         if (alearn__open(run)) return ALEARN_ERROR;
         wait_s = 0;
+    }
+    if (run->tell && !alearn__unsent(run)) { /* never into the middle of a step */
+        char said[80];
+        int n = snprintf(said, sizeof said, "{\"number\": %llu, \"step\": %llu}", (unsigned long long)run->taken, (unsigned long long)run->taken_at);
+        if (alearn__queue(run, ALEARN__STEERED, said, (size_t)n)) return ALEARN_ERROR;
+        run->tell = 0;
     }
     sent = alearn__send(run);
     if (!sent && wait_s > 0) {
@@ -866,7 +1030,7 @@ static inline int alearn__patience(alearn_run *run, double began, const char *mi
     return alearn__turn(run, left < 1 ? left : 1);
 }
 
-/* -- the five calls -- */
+/* -- the calls -- */
 
 static inline double alearn__number(alearn_run *run, const char *name, double otherwise) {
     const char *text = getenv(name);
@@ -934,8 +1098,15 @@ static inline alearn_run *alearn_connect(void) {
     if (!member || !*member) alearn__fail(run, "ALEARN_STREAM is set but ALEARN_MEMBER is not; both come from the launcher of a study.");
     else snprintf(run->member, sizeof run->member, "%s", member);
     text = strrchr(address, ':');
-    if (!strncmp(address, "tcp:", 4) && text > address + 4 && text[1] && strspn(text + 1, "0123456789") == strlen(text + 1)) alearn__key(run);
-    else if (strncmp(address, "unix:", 5) || !address[5]) alearn__fail(run, "ALEARN_STREAM is '%s'; unix:PATH or tcp:HOST:PORT is needed.", address);
+    if ((alearn__secret(run) || !strncmp(address, "tcp:", 4)) && text > address + 4 && text[1] && strspn(text + 1, "0123456789") == strlen(text + 1))
+        alearn__key(run);
+    else if (strncmp(address, "unix:", 5) || !address[5])
+        alearn__fail(run, "ALEARN_STREAM is '%s'; unix:PATH, tls:HOST:PORT or tcp:HOST:PORT is needed.", address);
+#ifndef ALEARN_TLS
+    if (alearn__secret(run))
+        alearn__fail(run, "The stream %s is encrypted and this program was built without TLS; build it with -DALEARN_TLS and "
+                     "-lssl -lcrypto, or set transport.encrypt=false in the study.", address);
+#endif
     run->attempt = (int)alearn__number(run, "ALEARN_ATTEMPT", 1);
     run->acknowledged = (uint64_t)alearn__number(run, "ALEARN_ACKNOWLEDGED", 0);
     run->window = (size_t)(alearn__number(run, "ALEARN_WINDOW_MB", 32) * (1 << 20));
@@ -1112,6 +1283,31 @@ static inline int alearn_stopped(alearn_run *run) {
     return run->stop;
 }
 
+static inline double alearn_steered(alearn_run *run, const char *name, double otherwise) {
+    size_t i;
+    if (!run || run->alone || run->error) return otherwise;
+    if (run->opened && alearn__turn(run, 0)) return otherwise;
+    if (run->wishes_taken < run->wishes_count) {
+        run->wishes_taken = run->wishes_count;
+        run->taken = run->wish;
+        run->taken_at = run->step;
+        run->tell = 1;
+    }
+    for (i = run->wishes_count; i--;) {
+        const char *value = alearn__find(run->wishes[i], name, NULL, 0);
+        char *end;
+        double number;
+        if (!value) continue;
+        if (!strncmp(value, "true", 4)) return 1;
+        if (!strncmp(value, "false", 5)) return 0;
+        number = strtod(value, &end);
+        if (end != value && strchr(",]} \t\r\n", *end)) return number;
+        fprintf(stderr, "alearn: '%s' was steered to %.40s, which is no number; it stays %g.\n", name, value, otherwise);
+        return otherwise;
+    }
+    return otherwise;
+}
+
 static inline int alearn_close(alearn_run *run, const char *failure) {
     char *text = NULL;
     char number[64];
@@ -1124,7 +1320,7 @@ static inline int alearn_close(alearn_run *run, const char *failure) {
             run->deadline_s = run->deadline_s > 10 ? 10 : run->deadline_s;
             run->reconnect_s = run->reconnect_s > 10 ? 10 : run->reconnect_s;
         }
-        while (run->first && !run->error) alearn__patience(run, began, "step");
+        while ((run->first || run->tell) && !run->error) alearn__patience(run, began, "step");
         snprintf(number, sizeof number, "{\"steps\": %llu, \"status\": \"",
                  (unsigned long long)(run->step > run->acknowledged ? run->step : run->acknowledged));
         fine = alearn__say(&text, &n, number) && alearn__say(&text, &n, failure ? "failed" : run->told ? "stopped" : "done");
@@ -1149,6 +1345,12 @@ static inline int alearn_close(alearn_run *run, const char *failure) {
         else run->spare = e->next;
         free(e);
     }
+    while (run->wishes_count) free(run->wishes[--run->wishes_count]);
+    free(run->wishes);
+#ifdef ALEARN_TLS
+    SSL_CTX_free(run->context);
+    BIO_meth_free(run->method);
+#endif
     free(run->text);
     free(run->schema);
     free(run->fields);

@@ -1,4 +1,4 @@
-! alearn_client: stream the time steps of a Fortran simulation to its learner. The same five calls as alearn.h.
+! alearn_client: stream the time steps of a Fortran simulation to its learner. The same calls as alearn.h.
 !
 !     use alearn_client
 !     type(alearn_run) :: run
@@ -15,11 +15,12 @@
 ! brackets. Outside a study the program runs by itself and sends nothing.
 !
 ! Build: gcc -c alearn_fortran.c; gfortran alearn_client.f90 simulation.f90 alearn_fortran.o -lm   (gfortran >= 9)
+! For encrypted streams (transport.kind=tcp): gcc -DALEARN_TLS -c alearn_fortran.c, and -lssl -lcrypto at the end.
 module alearn_client
     use, intrinsic :: iso_c_binding, only: c_char, c_double, c_int, c_int64_t, c_null_char, c_null_ptr, c_ptr
     implicit none
     private
-    public :: alearn_run, alearn_connect, alearn_parameter, alearn_put, alearn_stopped, alearn_close
+    public :: alearn_run, alearn_connect, alearn_parameter, alearn_put, alearn_stopped, alearn_steered, alearn_close
     public :: alearn_ok, alearn_stop, alearn_error
 
     integer, parameter :: alearn_ok = 0, alearn_stop = 1, alearn_error = -1
@@ -64,6 +65,13 @@ module alearn_client
             type(c_ptr), value :: handle
             integer(c_int) :: stopped
         end function alearn_f_stopped
+        function alearn_f_steered(handle, name, otherwise) result(number) bind(c)
+            import :: c_char, c_double, c_ptr
+            type(c_ptr), value :: handle
+            character(kind=c_char), intent(in) :: name(*)
+            real(c_double), value :: otherwise
+            real(c_double) :: number
+        end function alearn_f_steered
         function alearn_f_close(handle, failure) result(status) bind(c)
             import :: c_char, c_int, c_ptr
             type(c_ptr), value :: handle
@@ -127,6 +135,16 @@ contains
         logical :: stopped
         stopped = alearn_f_stopped(run%handle) /= 0
     end function alearn_stopped
+
+    !> What a knob of the simulation is to be from now on: `otherwise`, its present value, unless somebody has steered it
+    !> (alearn steer DIR MEMBER name=value). dt = alearn_steered(run, "dt", dt)
+    function alearn_steered(run, name, otherwise) result(number)
+        type(alearn_run), intent(in) :: run
+        character(*), intent(in) :: name
+        real(c_double), intent(in) :: otherwise
+        real(c_double) :: number
+        number = alearn_f_steered(run%handle, trim(name)//c_null_char, otherwise)
+    end function alearn_steered
 
     !> Wait until every step is acknowledged and say the end; `failure` is one line on what went wrong, if anything did.
     function alearn_close(run, failure) result(status)

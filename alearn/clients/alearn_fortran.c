@@ -122,6 +122,8 @@ int alearn_f_put(handle *h, double t, int64_t *step, int64_t *acknowledged) {
 
 int alearn_f_stopped(handle *h) { return h ? alearn_stopped(h->run) : 0; }
 
+double alearn_f_steered(handle *h, const char *name, double otherwise) { return h ? alearn_steered(h->run, name, otherwise) : otherwise; }
+
 int alearn_f_close(handle *h, const char *failure) {
     int result = h ? alearn_close(h->run, *failure ? failure : NULL) : ALEARN_ERROR;
     free(h);

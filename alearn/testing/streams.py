@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from alearn import client
-from alearn.transport.base import Broken, End, Hello, Reader
+from alearn.transport.base import Broken, End, Hello, Reader, Steered
 from alearn.types import Array, Sample
 
 PATIENCE_S = 30.0
@@ -33,6 +33,7 @@ class Owner:
         self.hellos: list[Hello] = []
         self.ends: list[End] = []
         self.broken: list[Broken] = []
+        self.steered: list[Steered] = []
         self.kept: dict[tuple[str, int], Sample] = {}
         self.arrived: list[tuple[str, int, int]] = []
         """(member, attempt, step) of everything that came, doubles included."""
@@ -59,6 +60,8 @@ class Owner:
                 touched[message.member, message.attempt] = None
             elif isinstance(message, End):
                 self.ends.append(message)
+            elif isinstance(message, Steered):
+                self.steered.append(message)
             else:
                 self.broken.append(message)
         if self.durable:

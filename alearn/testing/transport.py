@@ -28,7 +28,7 @@ import pytest
 
 from alearn import client
 from alearn.testing.streams import PATIENCE_S, Background, Owner, abandon, field_of
-from alearn.transport.base import End, Following, Reader
+from alearn.transport.base import End, Following, Reader, Steering
 from alearn.types import Sample
 
 
@@ -332,6 +332,64 @@ class TransportConformance:
         owner, writer = Owner(reader), Background(write)
         owner.until(lambda o: bool(o.ends), "the end")
         writer.join()
+
+    def test_a_running_simulation_is_steered(self, reader: Reader) -> None:
+        if not isinstance(reader, Steering):
+            pytest.skip("skipped, because this carrier cannot hand values to a running simulation")
+        env = self.environment(reader, "m0001")
+        taken: list[tuple[int, dict[str, Any]]] = []
+
+        def write() -> None:
+            with client.connect(environ=env) as run:
+                dt = 0.1
+                while dt < 0.5:
+                    new = run.steering()
+                    if new:
+                        taken.append((run.step, new))
+                    dt = new.get("dt", dt)
+                    run.put(t=run.step, dt=dt)
+                    if run.step == 10:
+                        self.break_stream(run)
+                    time.sleep(0.002)
+                assert (run.steered("dt", 0.1), run.steered("solver"), run.steered("unheard of", 7)) == (0.5, "cg", 7)
+                assert "dt" not in run.parameters
+
+        owner, writer = Owner(reader), Background(write)
+        owner.until(lambda o: len(o.kept) > 3, "some steps")
+        reader.steer("m0001", 1, {"dt": 0.2, "solver": "cg", "limit": True})
+        owner.until(lambda o: len(o.steered) == 1, "the first values to be taken")
+        owner.until(lambda o: len(o.hellos) == 2, "the reconnection")
+        reader.steer("m0001", 2, {"dt": 99.0})  # of another attempt
+        reader.steer("m0001", 1, {"dt": 0.5})
+        owner.until(lambda o: bool(o.ends), "the end")
+        writer.join()
+        assert [(s.step, s.values) for s in owner.steered] == taken
+        assert [values for _, values in taken] == [{"dt": 0.2, "solver": "cg", "limit": True}, {"dt": 0.5}]
+        got = [float(owner.kept["m0001", n].values["dt"]) for n in range(owner.steps("m0001"))]
+        assert got == [0.1] * taken[0][0] + [0.2] * (taken[1][0] - taken[0][0]) + [0.5]
+
+    def test_values_given_before_the_stream_opened_are_taken_by_its_first_step(self, reader: Reader) -> None:
+        if not isinstance(reader, Steering):
+            pytest.skip("skipped, because this carrier cannot hand values to a running simulation")
+        env = self.environment(reader, "m0001")
+        reader.steer("m0001", 1, {"dt": 0.2})
+        reader.steer("m0001", 1, {"dt": 0.3, "nu": 1})
+
+        def write() -> None:
+            with client.connect(environ=env) as run:
+                run.announce(dt=0.1)
+                until = time.monotonic() + PATIENCE_S
+                while not (new := run.steering()):
+                    assert time.monotonic() < until
+                    time.sleep(0.002)
+                assert new == {"dt": 0.3, "nu": 1}
+                assert run.steering() == {}
+                run.put(t=0.0, dt=new["dt"])
+
+        owner, writer = Owner(reader), Background(write)
+        owner.until(lambda o: bool(o.ends), "the end")
+        writer.join()
+        assert [(s.step, s.values) for s in owner.steered] == [(0, {"dt": 0.3, "nu": 1})]
 
     def test_an_exception_is_told(self, reader: Reader) -> None:
         env = self.environment(reader, "m0001")

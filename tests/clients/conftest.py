@@ -29,13 +29,26 @@ def build(*argv, folder):
     assert result.stderr == ""
 
 
-@pytest.fixture(scope="session")
-def c_writer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("c")
+def c_program(folder, *options, libraries=()):
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     cc = compiler("gcc", "apt-get install gcc")
-    build(cc, "-std=c99", "-pedantic", *STRICT, *checks, f"-I{CLIENTS}", HERE / "writer.c", "-o", "writer", "-lm", folder=folder)
+    source = HERE / "writer.c"
+    build(cc, "-std=c99", "-pedantic", *STRICT, *checks, *options, f"-I{CLIENTS}", source, "-o", "writer", "-lm", *libraries, folder=folder)
     return folder / "writer"
+
+
+@pytest.fixture(scope="session")
+def c_plain_writer(tmp_path_factory):
+    """The client without OpenSSL."""
+    return c_program(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="session")
+def c_tls_writer(tmp_path_factory):
+    """The client with OpenSSL."""
+    if not Path("/usr/include/openssl/ssl.h").exists():
+        pytest.skip("skipped, because OpenSSL's headers are not here; apt-get install libssl-dev")
+    return c_program(tmp_path_factory.mktemp("c_tls"), "-DALEARN_TLS", libraries=("-lssl", "-lcrypto"))
 
 
 @pytest.fixture(scope="session")

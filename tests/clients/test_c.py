@@ -15,11 +15,21 @@ from alearn.testing.streams import PATIENCE_S, Owner, finished, started
 from alearn.transport import SocketReader
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def reader(request):
-    reader = SocketReader(kind=request.param)
+@pytest.fixture(params=["unix", "sealed", "tls"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def reader(kind):
+    reader = SocketReader(kind="unix" if kind == "unix" else "tcp", encrypt=kind == "tls")
     yield reader
     reader.close()
+
+
+@pytest.fixture
+def c_writer(request, kind):
+    return request.getfixturevalue("c_tls_writer" if kind == "tls" else "c_plain_writer")
 
 
 def env_of(reader, member="m0001", attempt=1, **parameters):
@@ -72,16 +82,16 @@ def test_all_dtypes(c_writer, reader):
 
 
 @pytest.mark.parametrize("length", [32, 64, 100])
-def test_seals_agree_for_every_length(c_writer, tmp_path, length):
+def test_seals_agree_for_every_length(c_plain_writer, tmp_path, length):
     path = tmp_path / "key"
     path.write_text(bytes(range(length)).hex() + "\n")
     path.chmod(0o600)
-    reader = SocketReader(kind="tcp", key_file=str(path))
+    reader = SocketReader(kind="tcp", encrypt=False, key_file=str(path))
     sizes = [0, 1, 9, 10, 11, 25, 26, 27, 4000] if length == 32 else [10]
     with contextlib.ExitStack() as stack:
         owner = Owner(reader)
         for size in sizes:
-            stack.enter_context(started(c_writer, "stream", 3, size, 0, env=env_of(reader, f"m{size:04d}", number=1)))
+            stack.enter_context(started(c_plain_writer, "stream", 3, size, 0, env=env_of(reader, f"m{size:04d}", number=1)))
         owner.until(lambda o: len(o.ends) == len(sizes), "all ends")
     assert not owner.broken
     assert all(owner.steps(f"m{size:04d}") == 3 for size in sizes)
@@ -125,9 +135,9 @@ def test_stop(c_writer, reader):
     assert owner.ends[0].steps == owner.steps("m0001")
 
 
-def test_a_full_window_holds_the_writer(c_writer):
+def test_a_full_window_holds_the_writer(c_plain_writer):
     reader = SocketReader(window_mb=4.5 * 8004 / (1 << 20))
-    with started(c_writer, "stream", 12, 1000, 0, env=env_of(reader, number=1)) as writer:
+    with started(c_plain_writer, "stream", 12, 1000, 0, env=env_of(reader, number=1)) as writer:
         owner = Owner(reader, durable=False)
         owner.until(lambda o: len(o.kept) == 4, "a full window")
         for _ in range(4):
@@ -156,10 +166,10 @@ def test_failures_are_told(c_writer, reader):
     assert error.count("\n") == 1
 
 
-def test_alone(c_writer):
-    with started(c_writer, "stream", 3, 10, 0, env={}) as writer:
+def test_alone(c_plain_writer):
+    with started(c_plain_writer, "stream", 3, 10, 0, env={}) as writer:
         assert finished(writer) == ("computed 3, result 0\n", "")
-    with started(c_writer, "parameters", "x", env={}) as writer:
+    with started(c_plain_writer, "parameters", "x", env={}) as writer:
         assert finished(writer) == ("-1\n", "")
 
 
@@ -197,8 +207,8 @@ def test_parameters(c_writer, reader, tmp_path):
     ("environ", "says"),
     [
         ({"ALEARN_MEMBER": ""}, "ALEARN_MEMBER is not"),
-        ({"ALEARN_STREAM": "carrier pigeon"}, "unix:PATH or tcp:HOST:PORT"),
-        ({"ALEARN_STREAM": "tcp:host"}, "unix:PATH or tcp:HOST:PORT"),
+        ({"ALEARN_STREAM": "carrier pigeon"}, "unix:PATH, tls:HOST:PORT or tcp:HOST:PORT"),
+        ({"ALEARN_STREAM": "tcp:host"}, "unix:PATH, tls:HOST:PORT or tcp:HOST:PORT"),
         ({"ALEARN_STREAM": "tcp:host:1"}, "needs the study's key"),
         ({"ALEARN_STREAM": "tcp:host:1", "ALEARN_KEY": "abc"}, "cannot be read from ALEARN_KEY"),
         ({"ALEARN_STREAM": "tcp:host:1", "ALEARN_KEY_FILE": "/none"}, "cannot be read from /none"),
@@ -210,39 +220,39 @@ def test_parameters(c_writer, reader, tmp_path):
         ({}, r"No reader has opened member m0012's stream at unix:/none/x in 0"),
     ],
 )
-def test_a_wrong_environment_is_a_sentence(c_writer, environ, says):
+def test_a_wrong_environment_is_a_sentence(c_plain_writer, environ, says):
     env = {
         "ALEARN_STREAM": "unix:/none/x",
         "ALEARN_MEMBER": "m0012",
         "ALEARN_RECONNECT_S": "0.1",
         "ALEARN_PARAMETERS": '{"number": 1}',
     } | environ
-    with started(c_writer, "stream", 1, 1, 0, env=env) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env=env) as writer:
         _, error = finished(writer, 1)
     assert error.startswith("alearn: ")
     assert error.count("\n") == 1
     assert says in error
 
 
-def test_every_wait_has_its_deadline(c_writer):
+def test_every_wait_has_its_deadline(c_plain_writer):
     reader = SocketReader(window_mb=0.0001, deadline_s=0.3)
-    with started(c_writer, "stream", 2, 100, 0, env=env_of(reader, number=1)) as writer:
+    with started(c_plain_writer, "stream", 2, 100, 0, env=env_of(reader, number=1)) as writer:
         _, error = finished(writer, 1)
     assert "Member m0001 waited 0.3 s for step 0 to be acknowledged; the learner has given no sign of life" in error
     env = {**env_of(reader, "m0002"), "ALEARN_MEMBER": "m0666", "ALEARN_RECONNECT_S": "0.1"}
-    with started(c_writer, "stream", 1, 1, 0, env={**env, "ALEARN_PARAMETERS": '{"number": 1}'}) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env={**env, "ALEARN_PARAMETERS": '{"number": 1}'}) as writer:
         _, error = finished(writer, 1)
     assert "attempt 1 of member m0666 was not announced" in error
     reader.close()
 
 
-def test_fenced_and_wrong_key(c_writer):
-    reader = SocketReader(kind="tcp")
+def test_fenced_and_wrong_key(c_plain_writer):
+    reader = SocketReader(kind="tcp", encrypt=False)
     old = env_of(reader, number=1)
     env_of(reader, attempt=2)
-    with started(c_writer, "stream", 1, 1, 0, env=old) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env=old) as writer:
         assert "replaced by attempt 2" in finished(writer, 1)[1]
-    with started(c_writer, "stream", 1, 1, 0, env={**old, "ALEARN_KEY": "00" * 32}) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env={**old, "ALEARN_KEY": "00" * 32}) as writer:
         assert "it does not hold this study's key" in finished(writer, 1)[1]
     reader.close()
 
@@ -291,7 +301,7 @@ def authenticated(peer):
     return client.Seal(key, "reader", ours, theirs)
 
 
-def test_a_reader_without_key_or_seals_learns_nothing(c_writer):
+def test_a_reader_without_key_or_seals_learns_nothing(c_plain_writer):
     heard = []
 
     def speak(peer):
@@ -301,15 +311,15 @@ def test_a_reader_without_key_or_seals_learns_nothing(c_writer):
         heard.append(peer.recv(4096))
 
     impostor = Impostor(speak)
-    with started(c_writer, "stream", 1, 1, 0, env=impostor.env) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env=impostor.env) as writer:
         assert "does not hold this study's key" in finished(writer, 1)[1]
-    with started(c_writer, "stream", 1, 1, 0, env=impostor.env) as writer:
+    with started(c_plain_writer, "stream", 1, 1, 0, env=impostor.env) as writer:
         assert "without seals" in finished(writer, 1)[1]
     impostor.close()
     assert [len(h) for h in heard] == [client.HEADER_BYTES + 64, 0, 0, 0][: len(heard)]
 
 
-def test_a_hostile_reader_harms_nothing_but_the_connection(c_writer):
+def test_a_hostile_reader_harms_nothing_but_the_connection(c_plain_writer):
     dice = random.Random(5)
     ack = client.frame(client.ACK, client.ACK_HEAD.pack(1, 0))
 
@@ -335,7 +345,7 @@ def test_a_hostile_reader_harms_nothing_but_the_connection(c_writer):
 
     impostor = Impostor(speak)
     for _ in range(8):
-        with started(c_writer, "stream", 3, 100, 0, env=impostor.env) as writer:
+        with started(c_plain_writer, "stream", 3, 100, 0, env=impostor.env) as writer:
             _, error = writer.communicate(timeout=PATIENCE_S)
             assert writer.returncode in (0, 1), error
             assert "Sanitizer" not in error
@@ -344,7 +354,7 @@ def test_a_hostile_reader_harms_nothing_but_the_connection(c_writer):
     impostor.close()
 
 
-def test_a_forged_acknowledgement_frees_nothing(c_writer):
+def test_a_forged_acknowledgement_frees_nothing(c_plain_writer):
     forged = []
 
     def speak(peer):
@@ -354,7 +364,7 @@ def test_a_forged_acknowledgement_frees_nothing(c_writer):
         forged.append(peer.recv(1 << 16))
 
     impostor = Impostor(speak)
-    with started(c_writer, "stream", 3, 10, 0, env=impostor.env) as writer:
+    with started(c_plain_writer, "stream", 3, 10, 0, env=impostor.env) as writer:
         assert "seal does not match" in finished(writer, 1)[1]
     impostor.close()
     assert forged
@@ -362,3 +372,57 @@ def test_a_forged_acknowledgement_frees_nothing(c_writer):
 
 def test_the_header_is_cplusplus_too(cplusplus_program):
     assert subprocess.run([cplusplus_program], timeout=PATIENCE_S).returncode == 0
+
+
+def test_a_program_without_tls_says_what_to_do(c_plain_writer):
+    reader = SocketReader(kind="tcp")
+    with started(c_plain_writer, "stream", 1, 1, 0, env=env_of(reader, number=1)) as writer:
+        _, error = finished(writer, 1)
+    assert "was built without TLS; build it with -DALEARN_TLS and -lssl -lcrypto, or set transport.encrypt=false" in error
+    assert error.count("\n") == 1
+    reader.close()
+
+
+def test_a_reader_with_another_key_or_without_tls_learns_nothing(c_tls_writer):
+    reader = SocketReader(kind="tcp")
+    env = {**env_of(reader, number=1), "ALEARN_KEY": "11" * 32}
+    with started(c_tls_writer, "stream", 1, 1, 0, env=env) as writer:
+        assert "does not hold this study's key" in finished(writer, 1)[1]
+    reader.close()
+    heard = []
+
+    def speak(peer):
+        peer.sendall(client.frame(client.CHALLENGE, bytes(32), flags=client.SEALED))
+        heard.append(peer.recv(4096))
+
+    impostor = Impostor(speak)
+    env = {**impostor.env, "ALEARN_STREAM": impostor.env["ALEARN_STREAM"].replace("tcp:", "tls:")}
+    with started(c_tls_writer, "stream", 1, 1, 0, env=env) as writer:
+        assert "the TLS handshake failed" in finished(writer, 1)[1]
+    impostor.close()
+    assert not any(b"m0001" in h for h in heard)
+
+
+def test_large_steps_pass_a_slow_reader(c_writer, reader):
+    with started(c_writer, "stream", 6, 700_000, 0, env=env_of(reader, number=1)) as writer:
+        owner = Owner(reader)
+        owner.until(lambda o: bool(o.ends), "the end")
+        finished(writer)
+    assert all((owner.kept["m0001", n].values["u"] == 1000.0 + n).all() for n in range(6))
+
+
+def test_steered(c_writer, reader):
+    owner = Owner(reader)
+    with started(c_writer, "steered", env=env_of(reader, number=1)) as writer:
+        owner.until(lambda o: len(o.kept) > 3, "some steps")
+        reader.steer("m0001", 1, {"dt": 0.25, "label": "x"})
+        owner.until(lambda o: len(o.steered) == 1, "the first to be taken")
+        reader.steer("m0001", 1, {"dt": 0.5})
+        owner.until(lambda o: bool(o.ends), "the end")
+        _, error = finished(writer)
+    assert "'label' was steered to" in error
+    first, second = owner.steered
+    assert (first.values, second.values) == ({"dt": 0.25, "label": "x"}, {"dt": 0.5})
+    dts = [float(owner.kept["m0001", n].values["dt"]) for n in range(owner.steps("m0001"))]
+    assert dts == [0.1] * first.step + [0.25] * (second.step - first.step) + [0.5] * (len(dts) - second.step)
+    assert len(dts) > second.step > first.step

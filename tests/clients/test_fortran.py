@@ -29,7 +29,7 @@ def test_steps_arrive_exactly_and_a_restart_skips(fortran_writer):
 
 
 def test_every_type_rank_and_section(fortran_writer):
-    reader = SocketReader(kind="tcp")
+    reader = SocketReader(kind="tcp", encrypt=False)
     owner = Owner(reader)
     with started(fortran_writer, "types", env=env_of(reader, number=2)) as writer:
         owner.until(lambda o: bool(o.ends), "the end")
@@ -74,6 +74,21 @@ def test_stop_failure_and_what_cannot_be_sent(fortran_writer):
     with started(fortran_writer, "unsent", env=env_of(reader, "m0003", number=2)) as writer:
         _, error = finished(writer, 1)
     assert "The value 'z' is of a Fortran type with 16 bytes that cannot be sent" in error
+    reader.close()
+
+
+def test_steered(fortran_writer):
+    reader = SocketReader()
+    owner = Owner(reader)
+    with started(fortran_writer, "steered", env=env_of(reader, number=2)) as writer:
+        owner.until(lambda o: len(o.kept) > 3, "some steps")
+        reader.steer("m0001", 1, {"dt": 0.5})
+        owner.until(lambda o: bool(o.ends), "the end")
+        finished(writer)
+    (steered,) = owner.steered
+    assert steered.values == {"dt": 0.5}
+    assert steered.step == owner.steps("m0001") - 1
+    assert [float(owner.kept["m0001", n].values["dt"]) for n in (0, steered.step - 1, steered.step)] == [0.1, 0.1, 0.5]
     reader.close()
 
 

@@ -60,6 +60,7 @@ static int dtypes(alearn_run *run) {
 static int half(alearn_run *run) { /* dies in the middle of its fourth step */
     static double u[50000];
     unsigned char head[40], start[16] = {3};
+    struct iovec parts[2];
     alearn_field field = {"u", ALEARN_FLOAT64, NULL, 1, {50000}, NULL};
     int n;
     field.data = u;
@@ -67,7 +68,11 @@ static int half(alearn_run *run) { /* dies in the middle of its fourth step */
         if (alearn_put(run, n, &field, 1)) return 2;
     while (run->acknowledged < 3) alearn_stopped(run);
     alearn__frame(head, ALEARN__STEP, sizeof u, start, sizeof start);
-    if (send(run->fd, head, sizeof head, 0) < 0 || send(run->fd, u, sizeof u / 2, 0) < 0) return 2;
+    parts[0].iov_base = head;
+    parts[0].iov_len = sizeof head;
+    parts[1].iov_base = u;
+    parts[1].iov_len = sizeof u / 2;
+    if (alearn__give(run, parts, 1) != sizeof head || alearn__give(run, parts + 1, 1) < 0) return 2;
     raise(SIGKILL);
     return 2;
 }
@@ -95,6 +100,22 @@ static int changed(alearn_run *run) {
     return alearn_close(run, NULL) ? 1 : 0;
 }
 
+static int steered(alearn_run *run) { /* goes on until its time step is 0.5 */
+    double dt = 0.1, label = 0;
+    alearn_field field = {"dt", ALEARN_FLOAT64, NULL, 0, {0}, "s"};
+    int n;
+    field.data = &dt;
+    for (n = 0; n < 100000 && label < 3; n++) {
+        dt = alearn_steered(run, "dt", dt);
+        if (dt > 0.2 && dt < 0.3) alearn_steered(run, "label", 0);
+        if (alearn_steered(run, "unheard of", -1) >= 0) return 2;
+        if (dt > 0.4) label++;
+        if (alearn_put(run, n, &field, 1)) return 2;
+        nap(0.002);
+    }
+    return alearn_close(run, NULL) ? 1 : 0;
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     alearn_run *run = alearn_connect();
@@ -104,6 +125,7 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "half")) return half(run);
     if (!strcmp(mode, "breaks")) return breaks(run);
     if (!strcmp(mode, "changed")) return changed(run);
+    if (!strcmp(mode, "steered")) return steered(run);
     for (i = 2; i < argc; i++) printf("%.17g\n", alearn_parameter(run, argv[i], -1)); /* mode "parameters" */
     return alearn_close(run, NULL) ? 1 : 0;
 }

@@ -23,6 +23,7 @@ program writer
         status = alearn_put(run, 0d0, "z", (1d0, 2d0))
         if (status /= alearn_error) stop 3
     end select
+    if (mode == "steered") call steered()
     if (mode == "failing") then
         status = alearn_close(run, "the time step became too small   ")
     else
@@ -42,6 +43,16 @@ contains
         end do
         print "(a, i0, a, i0)", "step ", run%step, ", result ", status
     end subroutine stream
+
+    subroutine steered() ! until its time step is 0.5
+        real(real64) :: dt
+        dt = 0.1d0
+        do while (dt < 0.5d0)
+            dt = alearn_steered(run, "dt", dt)
+            status = alearn_put(run, real(run%step, real64), "dt", dt)
+            if (status /= alearn_ok) exit
+        end do
+    end subroutine steered
 
     subroutine types()
         real(real64) :: a(2, 3, 4), big(4, 6)
