@@ -495,17 +495,24 @@ class Arm:
 
     def _queue(self, number: int, how: str, points: Sequence[Point], seconds: float = 0.0) -> None:
         now, first = time.time(), self.state.queued_total
-        parameters = self.rooms.space.from_unit(np.array([p[0] for p in points]))
+        settled = self.rooms.settle([p[0] for p in points], [m.parameters for m in self.ledger.members()])
         self._chronicle.record(
-            ev.RoundDecided(at=now, round=number, q=len(points), acquisition=how, seconds=seconds),
+            ev.RoundDecided(at=now, round=number, q=len(settled), acquisition=how, seconds=seconds),
             *[
                 ev.MemberQueued(
-                    at=now, member=member_id(first + i), parameters=values, x=tuple(x), origin=origin, score=score, why=why, round=number
+                    at=now,
+                    member=member_id(first + i),
+                    parameters=at.parameters,
+                    x=at.x,
+                    origin=origin,
+                    score=score,
+                    why="; ".join(filter(None, (why, at.why))),
+                    round=number,
                 )
-                for i, ((x, origin, score, why), values) in enumerate(zip(points, parameters, strict=True))
+                for i, ((_, origin, score, why), at) in enumerate(zip(points, settled, strict=False))  # a record may run out
             ],
         )
-        for i, point in enumerate(points):
+        for i, point in enumerate(points[: len(settled)]):
             if point[1] == "holdout" and self.learner is not None:
                 self.learner.tell(Hold(member_id(first + i)))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from alearn import events as ev
 from alearn.acquisition.base import Acquisition
@@ -29,7 +32,7 @@ from alearn.controller.member import Record
 from alearn.errors import ConfigError
 from alearn.launcher.base import Job, Launcher
 from alearn.registry import build
-from alearn.simulation.base import Simulation
+from alearn.simulation.base import Recorded, Settled, Simulation
 from alearn.simulators.reference import Reference, load_reference
 from alearn.space import Space
 from alearn.trainer import InlineTrainer
@@ -83,6 +86,13 @@ class Rooms:
     def holdout(self, n: int, skip: int) -> Sequence[tuple[float, ...]]:
         """The next ``n`` points of the Sobol stream beside the acquisition (a sequence of its own)."""
         return [tuple(row) for row in self.space.sobol(n, seed=self.seed + 7919, skip=skip).tolist()]
+
+    def settle(self, points: Sequence[tuple[float, ...]], taken: Sequence[Parameters]) -> list[Settled]:
+        """The chosen points (``n x d`` in the unit cube) as they can be simulated, given the members that there are."""
+        if isinstance(self.simulation, Recorded):
+            return self.simulation.settle(points, taken, self.space)
+        values = self.space.from_unit(np.array(points))
+        return [Settled(tuple(x), p) for x, p in zip(points, values, strict=True)]
 
     def classify(self, gone: Exit, record: Record) -> tuple[str, str, str]:
         """How an attempt's end counts: state, reason, cause."""
@@ -163,7 +173,7 @@ def assemble(config: Config, arm: str) -> Rooms:
         config=config,
         arm=arm,
         space=space,
-        simulation=make_simulation(config),
+        simulation=simulation,
         acquisition=_build("acquisition", config.acquisition, seed=config.seed),
         policy=make_policy(config, learning=arm != "test"),
         reference=find_reference(config, space),

@@ -149,7 +149,7 @@ class Config:
             else:
                 values[key] = value
         values.setdefault("simulation", None)
-        values["space"] = _space(values.get("space"))
+        values["space"] = _space(values.get("space") or _recorded_space(values["simulation"]))
         values["study"] = _name(values.get("study", "study"))
         values["seed"] = _whole("seed", values.get("seed", 0), 0)
         values["outputs"] = _outputs(values.get("outputs", "auto"))
@@ -257,9 +257,18 @@ def _plugin(group: str, value: Any) -> PlugIn | None:
     target = options.get("target")
     if isinstance(target, str):
         options["target"] = _absolute_target(target)
+    if group == "simulation" and isinstance(options.get("study"), str):
+        options["study"] = os.path.abspath(os.path.expanduser(options["study"]))
     if group == "simulation" and isinstance(options.get("argv"), list):
         options["argv"] = [_absolute(str(word)) for word in options["argv"]]
     return PlugIn(_absolute_target(str(value["name"])), options)
+
+
+def _recorded_space(simulation: PlugIn | None) -> Any:
+    """A replay without a space of its own has the recorded study's."""
+    if simulation is None or simulation.name != "replay" or not simulation.options.get("study"):
+        return None
+    return _read_yaml(Path(simulation.options["study"]) / "config.yaml", "configuration of the recorded study").get("space")
 
 
 def _absolute_target(target: str) -> str:

@@ -9,13 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alearn.simulation.base import Command, Simulation
+    from alearn.simulation.base import Command, Recorded, Settled, Simulation
     from alearn.simulation.command import CommandSimulation
     from alearn.simulation.python import PythonSimulation, target_of
+    from alearn.simulation.replay import ReplaySimulation
 
 _LAZY = {"Command": "base", "Simulation": "base", "CommandSimulation": "command", "PythonSimulation": "python", "target_of": "python"}
+_LAZY |= {"Recorded": "base", "Settled": "base", "ReplaySimulation": "replay"}
 
-__all__ = ["Command", "CommandSimulation", "PythonSimulation", "Simulation", "target_of"]
+__all__ = ["Command", "CommandSimulation", "PythonSimulation", "Recorded", "ReplaySimulation", "Settled", "Simulation", "target_of"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from alearn.space import Space
 from alearn.types import Parameters
 
 
@@ -23,6 +24,28 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     warm: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A point as it will be simulated: ``x`` in the unit cube, shape ``(d,)``, the parameters, and what to add to the why."""
+
+    x: tuple[float, ...]
+    parameters: Parameters
+    why: str = ""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A simulation that can run at some points only: those that were recorded."""
+
+    def available(self, space: Space) -> int:
+        """How many of them lie in the space."""
+        ...
+
+    def settle(self, points: Sequence[Sequence[float]], taken: Sequence[Parameters], space: Space) -> list[Settled]:
+        """Which of them, not taken yet, stand for these points (``n x d`` in the unit cube); fewer when they run out."""
+        ...
 
 
 class Simulation(Protocol):

@@ -123,6 +123,29 @@ def drive_python(target: str, options: Mapping[str, Any], function: Callable[...
     return TERMINATED if terminator.arrived else 0
 
 
+def drive_replay(options: Mapping[str, Any]) -> int:
+    """Stream a recorded member.
+
+    Args:
+        options: see ``alearn.simulation.replay.recorded_steps``.
+
+    Returns:
+        The exit code.
+    """
+    from alearn.simulation.replay import recorded_steps, units_of
+
+    terminator = _Terminator()
+    try:
+        with connect(steps_total=int(options["steps"]), units=units_of(options["study"])) as run:
+            try:
+                stream(run, recorded_steps(options), terminator)
+            except Terminated:
+                run.close("stopped", "SIGTERM")
+    except Terminated:
+        pass
+    return TERMINATED if terminator.arrived else 0
+
+
 def parse_step(line: bytes) -> dict[str, Any] | None:
     """A line of a program's output as a time step, or None if it is just text.
 
@@ -258,6 +281,8 @@ def main(arguments: list[str]) -> int:
             return drive_python(target, {})
         case ["python", target, options]:
             return drive_python(target, json.loads(options))
+        case ["replay", options]:
+            return drive_replay(json.loads(options))
         case ["command", options, "--", *argv] if argv:
             return drive_command(argv, json.loads(options))
     print("usage: python -m alearn.simulation.drive python TARGET [OPTIONS] | command OPTIONS -- ARGV…", file=sys.stderr)
