@@ -1,8 +1,8 @@
 """One of these on each node of an allocation: takes jobs on stdin and starts them as supervised processes of its node.
 
-``python -m alearn.launcher.agent CPUS CORES GRACE_S``, started by ``srun``. JSON lines come in (``{"submit": {...}}``,
-``{"cancel": [MEMBER, ATTEMPT, GRACE_S]}``) and go out (``{"hello": {...}}``, ``{"exit": {...}}``, ``{"refused": {...}}``).
-The end of stdin means that the controller is gone or done: then every member of this node ends.
+``python -m alearn.launcher.agent OPTIONS``, with options of ``LocalLauncher`` as JSON, started by ``srun``. JSON lines come in
+(``{"submit": {...}}``, ``{"cancel": [MEMBER, ATTEMPT, GRACE_S]}``) and go out (``{"hello": {...}}``, ``{"exit": {...}}``,
+``{"refused": {...}}``). The end of stdin means that the controller is gone or done: then every member of this node ends.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def read_job(raw: dict[str, Any]) -> Job:
 
 def main(arguments: list[str]) -> int:
     """Serve until stdin ends; returns the exit code."""
-    cpus, cores, grace_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
+    options = json.loads(arguments[0])
+    grace_s = float(options["grace_s"])
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     asked_to_end, asked = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the step or the allocation ends
         signal.signal(number, lambda *_: os.write(asked, b"x"))
     with (
-        LocalLauncher(slots=cpus, cores=cores, grace_s=grace_s, oversubscribe=True, gpus=gpus) as launcher,
+        LocalLauncher(**options, oversubscribe=True, gpus=gpus) as launcher,
         selectors.DefaultSelector() as selector,
     ):
         for source in (0, asked_to_end, launcher.fileno()):

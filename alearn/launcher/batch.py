@@ -1,9 +1,9 @@
 """What a batch job of a member runs: the member supervisor, with a lease on a shared file instead of a life line.
 
-Runs as a plain file, like the supervisor: ``python -S -E -s batch.py DIRECTORY`` with the attempt's directory, which holds
-``spec.json`` and ``lease``. No connection to the controller is needed, so the job outlives it; the controller keeps the
-lease by writing a new number into it, and gives its word there: ``NUMBER keep`` or ``NUMBER cancel SECONDS``. A signal only
-makes this process look at the lease at once.
+Runs as a plain file, like the supervisor: ``python -S -E -s batch.py DIRECTORY [PARENT]`` with the attempt's directory, which
+holds ``spec.json`` and ``lease``, and the id of a process without which the member shall not go on. No connection to the
+controller is needed, so the job outlives it; the controller keeps the lease by writing a new number into it, and gives its
+word there: ``NUMBER keep`` or ``NUMBER cancel SECONDS``. A signal only makes this process look at the lease at once.
 """
 
 # ruff: noqa: SIM105 - contextlib costs a millisecond that every start would pay
@@ -30,7 +30,7 @@ SPEC_FILE = "spec.json"
 LEASE_FILE = "lease"
 LEASE_BYTES = 64
 LOOK_S = 1.0
-"""How often the lease is looked at when no signal comes."""
+"""How often the lease is looked at when no signal comes, if the specification does not say (``look_s``)."""
 
 
 def write_lease(path: str, number: int, word: str = "keep") -> None:
@@ -54,11 +54,13 @@ def read_lease(path: str) -> tuple[str, list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Run one member; returns its exit code, or 128 plus the signal that ended it."""
-    if len(arguments) != 1:
-        print("usage: batch.py DIRECTORY", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: batch.py DIRECTORY [PARENT]", file=sys.stderr)
         return 2
     with open(os.path.join(arguments[0], SPEC_FILE), encoding="utf-8") as file:
         spec: dict[str, Any] = json.load(file)
+    spec["controller"] = int(arguments[1]) if len(arguments) == 2 else None
+    lease = os.path.join(arguments[0], LEASE_FILE)
     wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
     for number in supervisor.SIGNALS:
@@ -78,10 +80,10 @@ def main(arguments: list[str]) -> int:
         finally:
             os._exit(code)
     os.close(channel)
-    return _watch(pid, os.path.join(arguments[0], LEASE_FILE), float(spec["abandon_s"]), wake, channel_in)
+    return _watch(pid, lease, float(spec["abandon_s"]), float(spec.get("look_s", LOOK_S)), wake, channel_in)
 
 
-def _watch(pid: int, lease: str, abandon_s: float, wake: int, channel: int) -> int:
+def _watch(pid: int, lease: str, abandon_s: float, look_s: float, wake: int, channel: int) -> int:
     """Pass on what the lease and the signals say until the supervisor has ended."""
     last, since, told = "", time.monotonic(), ""
     patience = 0.0  # a job that was cancelled while it started hears it at once
@@ -89,7 +91,7 @@ def _watch(pid: int, lease: str, abandon_s: float, wake: int, channel: int) -> i
         heard = b""
         if select.select([wake], [], [], patience)[0]:
             heard = os.read(wake, 512)
-        patience = LOOK_S
+        patience = look_s
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)

@@ -39,6 +39,7 @@ class SlurmLauncher:
         gpus: GPUs of each member (a job may ask for more).
         memory_mb: memory limit of a member's process tree in MiB, where its job sets none; batch: requested from Slurm too.
         wall_s: wall-time limit of a member in seconds, where its job sets none; batch: requested from Slurm too.
+        disk_mb: limit of what a member's directory holds in MiB, where its job sets none.
         tasks: batch: MPI ranks for which Slurm reserves ``cores`` each; the simulation's own command starts them
             (``srun`` or ``mpiexec``).
         grace_s: seconds between SIGTERM and SIGKILL when a member is cancelled or reaches its wall time.
@@ -52,6 +53,8 @@ class SlurmLauncher:
         reserve: step: cores that are kept free for the controller on its own node.
         poll_s: batch: seconds between two looks at the attempts' directories.
         queue_s: batch: seconds between two calls of squeue.
+        warm: step: run Python functions in processes that have imported them already, as under ``local``.
+        reuse: step: members that a warm process runs.
         carrier: the study's transport as configured, name and options, to check that members on other hosts can reach it.
 
     Raises:
@@ -66,6 +69,7 @@ class SlurmLauncher:
         gpus: int = 0,
         memory_mb: int | None = None,
         wall_s: float | None = None,
+        disk_mb: float | None = None,
         tasks: int = 1,
         grace_s: float = 2.0,
         abandon_s: float = 1800.0,
@@ -77,6 +81,8 @@ class SlurmLauncher:
         reserve: int = 1,
         poll_s: float = 0.5,
         queue_s: float = 5.0,
+        warm: bool | str = False,
+        reuse: int = 1,
         carrier: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in MODES:
@@ -86,6 +92,8 @@ class SlurmLauncher:
             ("cores", cores, 1),
             ("gpus", gpus, 0),
             ("memory_mb", memory_mb, 1),
+            ("disk_mb", disk_mb, 0.001),
+            ("reuse", reuse, 1),
             ("tasks", tasks, 1),
             ("grace_s", grace_s, 0),
             ("abandon_s", abandon_s, 5),
@@ -110,6 +118,7 @@ class SlurmLauncher:
                 gpus=gpus,
                 memory_mb=memory_mb,
                 wall_s=wall_s,
+                disk_mb=disk_mb,
                 tasks=tasks,
                 partition=partition,
                 account=account,
@@ -121,10 +130,10 @@ class SlurmLauncher:
         else:
             if tasks > 1:
                 raise ConfigError(f"launcher.tasks={tasks} is for mode=batch; in mode=step let the simulation's command start its ranks.")
-            self._engine = NodeAgents(slots, cores, gpus, memory_mb, wall_s, grace_s, reserve)
+            self._engine = NodeAgents(slots, cores, gpus, memory_mb, wall_s, disk_mb, grace_s, reserve, warm, reuse)
         if carrier is not None:
             try:
-                check_carrier(carrier, one_host=self._engine.one_host)
+                check_carrier(carrier, "slurm", one_host=self._engine.one_host)
             except ConfigError:
                 self._engine.close()
                 raise
@@ -190,11 +199,12 @@ class SlurmLauncher:
         self.close()
 
 
-def check_carrier(carrier: Mapping[str, Any], one_host: bool | None = None) -> None:
+def check_carrier(carrier: Mapping[str, Any], launcher: str = "slurm", one_host: bool | None = None) -> None:
     """Check that members on other hosts can reach the learner through the study's transport.
 
     Args:
         carrier: the transport's configuration: ``name`` and its options.
+        launcher: the name of the launcher that asks.
         one_host: whether all of Slurm's nodes are this host, where any transport will do; None asks Slurm.
 
     Raises:
@@ -203,7 +213,7 @@ def check_carrier(carrier: Mapping[str, Any], one_host: bool | None = None) -> N
     name, kind = str(carrier.get("name", "socket")), str(carrier.get("kind", "unix"))
     host, advertise = str(carrier.get("host", "127.0.0.1")), str(carrier.get("advertise", ""))
     advice = (
-        "; under launcher=slurm set transport=socket transport.kind=tcp transport.host=0.0.0.0 "
+        f"; under launcher={launcher} set transport=socket transport.kind=tcp transport.host=0.0.0.0 "
         "transport.advertise=NAME_OF_THIS_HOST_FOR_THE_NODES (and, to adopt jobs after a restart, transport.port and transport.key_file)"
     )
     if name not in ("socket", "inprocess"):

@@ -46,6 +46,7 @@ class Request:
     gpus: int = 0
     memory_mb: int | None = None
     wall_s: float | None = None
+    disk_mb: float | None = None
     tasks: int = 1
     partition: str = ""
     account: str = ""
@@ -61,6 +62,7 @@ class Request:
             gpus=max(self.gpus, job.gpus),
             memory_mb=job.memory_mb if job.memory_mb is not None else self.memory_mb,
             wall_s=job.wall_s if job.wall_s is not None else self.wall_s,
+            disk_mb=job.disk_mb if job.disk_mb is not None else self.disk_mb,
         )
 
     def options(self, grace_s: float) -> list[str]:
@@ -153,33 +155,11 @@ class BatchJobs:
             env["ALEARN_RECONNECT_S"] = f"{max(float(env['ALEARN_RECONNECT_S']), self.abandon_s):g}"
         check_program(job, {**os.environ, **job.env})
         make_directory(job)
-        self._prepare(job, directory, request, env)
+        limits = {"memory_mb": request.memory_mb, "wall_s": request.wall_s, "disk_mb": request.disk_mb, "grace_s": self.grace_s}
+        prepare(job, directory, env, "slurm", {**limits, "abandon_s": self.abandon_s})
         id = self._sbatch(job.member, directory, request)
         _write(directory / JOB_FILE, json.dumps({"job": id, "member": job.member, "attempt": job.attempt}))
         self._running[key] = _Attempt(job.member, job.attempt, directory, id, beat=1, beaten=time.monotonic())
-
-    def _prepare(self, job: Job, directory: Path, request: Request, env: Mapping[str, str]) -> None:
-        """Write what the job reads when it starts."""
-        spec = {
-            "member": job.member,
-            "attempt": job.attempt,
-            "argv": list(job.argv),
-            "directory": str(directory),
-            "tag": f"slurm.{job.member}.{job.attempt}.{os.urandom(6).hex()}",
-            "env": dict(env),
-            "memory_mb": request.memory_mb,
-            "wall_s": request.wall_s,
-            "output_mb": job.output_mb,
-            "grace_s": self.grace_s,
-            "abandon_s": self.abandon_s,
-        }
-        try:
-            for stale in (EXIT_FILE, JOB_FILE, batch.LEASE_FILE):
-                (directory / stale).unlink(missing_ok=True)
-            _write(directory / batch.SPEC_FILE, json.dumps(spec))
-            batch.write_lease(str(directory / batch.LEASE_FILE), 1)
-        except OSError as error:
-            raise LaunchError(f"The specification of member {job.member} cannot be written: {error}.") from error
 
     def _sbatch(self, member: str, directory: Path, request: Request) -> str:
         log_file = str(directory / "slurm.log").replace("%", "%%")
@@ -396,6 +376,38 @@ class BatchJobs:
     def jobs(self) -> Mapping[tuple[str, int], str]:
         """Slurm's job ids of the running attempts."""
         return {key: one.id for key, one in self._running.items()}
+
+
+def prepare(job: Job, directory: Path, env: Mapping[str, str], engine: str, more: Mapping[str, float | None]) -> None:
+    """Write what ``batch.py`` reads when it starts in an attempt's directory.
+
+    Args:
+        job: the attempt.
+        directory: its directory.
+        env: variables added to the environment that the engine gives.
+        engine: a word for the tag.
+        more: limits and waiting times, as ``batch.py`` and the supervisor name them.
+
+    Raises:
+        LaunchError: it cannot be written.
+    """
+    spec = {
+        "member": job.member,
+        "attempt": job.attempt,
+        "argv": list(job.argv),
+        "directory": str(directory),
+        "tag": f"{engine}.{job.member}.{job.attempt}.{os.urandom(6).hex()}",
+        "env": dict(env),
+        "output_mb": job.output_mb,
+        **more,
+    }
+    try:
+        for stale in (EXIT_FILE, JOB_FILE, batch.LEASE_FILE):
+            (directory / stale).unlink(missing_ok=True)
+        _write(directory / batch.SPEC_FILE, json.dumps(spec))
+        batch.write_lease(str(directory / batch.LEASE_FILE), 1)
+    except OSError as error:
+        raise LaunchError(f"The specification of member {job.member} cannot be written: {error}.") from error
 
 
 def only_this_host() -> bool:

@@ -67,15 +67,28 @@ class NodeAgents:
         gpus: GPUs of each member.
         memory_mb: memory limit of a member's tree, where its job sets none.
         wall_s: wall-time limit of a member, where its job sets none.
+        disk_mb: limit of what a member's directory holds, where its job sets none.
         grace_s: seconds between SIGTERM and SIGKILL.
         reserve: cores kept free on the controller's own node.
+        warm: as ``LocalLauncher`` takes it.
+        reuse: as ``LocalLauncher`` takes it.
 
     Raises:
         ConfigError: this process is in no allocation, or the allocation is too small.
     """
 
     def __init__(
-        self, slots: int | None, cores: int, gpus: int, memory_mb: int | None, wall_s: float | None, grace_s: float, reserve: int
+        self,
+        slots: int | None,
+        cores: int,
+        gpus: int,
+        memory_mb: int | None,
+        wall_s: float | None,
+        disk_mb: float | None,
+        grace_s: float,
+        reserve: int,
+        warm: bool | str,
+        reuse: int,
     ) -> None:
         require("srun", "scontrol")
         self._id = os.environ.get("SLURM_JOB_ID", "")
@@ -97,8 +110,10 @@ class NodeAgents:
             )
         self._slots = slots or most
         self._limit = slots
-        self._defaults = {"cores": cores, "gpus": gpus, "memory_mb": memory_mb, "wall_s": wall_s}
+        limits = {"memory_mb": memory_mb, "wall_s": wall_s, "disk_mb": disk_mb}
+        self._defaults: dict[str, float | None] = {"cores": cores, "gpus": gpus, **limits}
         self.grace_s = grace_s
+        self._warm, self._reuse = warm, reuse
         self._exits: list[Exit] = []
         self._closed = False
         self._selector = selectors.DefaultSelector()
@@ -150,6 +165,7 @@ class NodeAgents:
             gpus=max(job.gpus, int(d["gpus"] or 0)),
             memory_mb=job.memory_mb if job.memory_mb is not None else None if d["memory_mb"] is None else int(d["memory_mb"]),
             wall_s=job.wall_s if job.wall_s is not None else d["wall_s"],
+            disk_mb=job.disk_mb if job.disk_mb is not None else d["disk_mb"],
         )
 
     def poll(self) -> Sequence[Exit]:
@@ -207,7 +223,8 @@ class NodeAgents:
         cpus = max(1, node.cpus)
         where = [f"--jobid={self._id}", f"--nodelist={node.name}", "--nodes=1", "--ntasks=1", "--job-name=alearn-agent"]
         how = ["--overlap", f"--cpus-per-task={cpus}", "--mem=0", "--cpu-bind=none", "--unbuffered", "--kill-on-bad-exit=0", "--export=ALL"]
-        main = [sys.executable, "-m", "alearn.launcher.agent", str(cpus), str(self._defaults["cores"]), str(self.grace_s)]
+        options = {"slots": cpus, "cores": self._defaults["cores"], "grace_s": self.grace_s, "warm": self._warm, "reuse": self._reuse}
+        main = [sys.executable, "-m", "alearn.launcher.agent", json.dumps(options)]
         environ = {k: v for k, v in os.environ.items() if not re.match("SLURM_(CPU_BIND|MEM_PER|MEM_BIND|NTASKS|CPUS_PER_TASK|TRES)", k)}
         try:
             node.agent = subprocess.Popen(
