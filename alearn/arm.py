@@ -184,7 +184,7 @@ class Arm:
         self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
         for member in self._chronicle.atlas.holdout:
             self.learner.tell(Hold(member))
-        self.learner.feed(list(self.ledger.samples(fields=trainer.fields)))
+        self.learner.feed(self.rooms.prepared(self.ledger.samples(fields=self.rooms.needed(trainer.fields)), trainer.fields))
         for member, state in self._chronicle.atlas.over.items():
             self.learner.tell(Gone(member, killed=state == "killed"))
 
@@ -201,6 +201,8 @@ class Arm:
                 case Sample():
                     if self._sound(message):
                         batch.append(message)
+                case Broken(fault=True):
+                    self._fault(_misfit(message.member, message.reason))
                 case End() | Broken():
                     self._streams[message.member, message.attempt] = message
         if batch:
@@ -259,7 +261,8 @@ class Arm:
             self.rooms.reader.acknowledge(*key, self.ledger.stored_steps(key[0]))
         batch = [s for s in batch if s.member not in self.state.revoked]
         if self.learner is not None:
-            self.learner.feed([s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)])
+            new = [s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)]
+            self.learner.feed(self.rooms.prepared(new, self.learner.trainer.fields))
 
     def _collect(self) -> None:
         """Exits of members, slots that came or went, and answers of the learner become facts."""
@@ -538,5 +541,5 @@ def _seal_full_segments(ledger: Ledger) -> None:
         log.warning("The archive could not take a segment in, which stays where it is: %s", error)
 
 
-def _misfit(member: str, error: Exception) -> ev.MonitorAlarm:
+def _misfit(member: str, error: Exception | str) -> ev.MonitorAlarm:
     return ev.MonitorAlarm(at=time.time(), member=member, monitor="schema", reason=str(error))

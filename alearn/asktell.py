@@ -38,7 +38,7 @@ class OwnLoop:
         self.config, self.directory = config, directory
         directory.mkdir(parents=True, exist_ok=True)
         fresh = not (directory / "ledger.sqlite").exists()
-        self.rooms: Rooms = assemble(config, "active")
+        self.rooms: Rooms = assemble(config, "active", directory)
         self.ledger = Ledger.create(directory, study=config.study) if fresh else Ledger.open(directory)
         if not (directory / "config.yaml").exists():
             config.save(directory / "config.yaml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ from alearn.simulators.reference import Reference, load_reference
 from alearn.space import Space
 from alearn.trainer import InlineTrainer
 from alearn.trainer.inline import device_of
+from alearn.transform import Planner
 from alearn.transport.base import Reader
-from alearn.types import Exit, Parameters, Schema
+from alearn.transport.transformed import TransformedReader
+from alearn.types import Exit, Parameters, Sample, Schema
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Rooms:
             c.trainer.name,
             c.trainer.options,
             space=self.space,
-            schema=schema,
+            schema=schema if self.transformed is None else self.transformed.learned(schema),
             surrogate=c.surrogate.name,
             surrogate_options=c.surrogate.options,
             buffer=c.buffer.name,
@@ -131,6 +133,19 @@ class Rooms:
             seed=c.seed,
         )
         return trainer
+
+    @property
+    def transformed(self) -> TransformedReader | None:
+        """The reader, if steps are transformed on their way."""
+        return self.reader if isinstance(self.reader, TransformedReader) else None
+
+    def prepared(self, samples: Iterable[Sample], fields: Sequence[str]) -> list[Sample]:
+        """Stored samples as the learner is given them, which needs these fields."""
+        return list(samples) if self.transformed is None else self.transformed.prepared(list(samples), fields)
+
+    def needed(self, fields: Sequence[str]) -> Sequence[str] | None:
+        """Which stored fields are read for those that the learner needs; None is all."""
+        return fields if self.transformed is None else self.transformed.needed(fields)
 
 
 def check(config: Config) -> None:
@@ -158,17 +173,19 @@ def make_simulation(config: Config) -> Any:
     return None if config.simulation is None else _build("simulation", config.simulation)
 
 
-def assemble(config: Config, arm: str) -> Rooms:
+def assemble(config: Config, arm: str, directory: Path) -> Rooms:
     """Make the rooms of one arm.
 
     Args:
         config: the arm's configuration.
         arm: "active", "control" or "test".
+        directory: the arm's.
 
     Raises:
         ConfigError: something cannot be made; nothing was started.
     """
     space = Space.from_config(config.space)
+    launcher = _build("launcher", config.launcher, carrier={"name": config.transport.name, **config.transport.options})
     return Rooms(
         config=config,
         arm=arm,
@@ -178,9 +195,23 @@ def assemble(config: Config, arm: str) -> Rooms:
         policy=make_policy(config, learning=arm != "test"),
         reference=find_reference(config, space),
         monitors=make_monitors(config),
-        launcher=_build("launcher", config.launcher, carrier={"name": config.transport.name, **config.transport.options}),
-        reader=_build("transport", config.transport),
+        launcher=launcher,
+        reader=make_reader(config, launcher, directory),
     )
+
+
+def make_reader(config: Config, launcher: Launcher, directory: Path) -> Reader:
+    """The carrier's reader, behind the study's transforms if there are any."""
+    reader: Reader = _build("transport", config.transport)
+    wish = config.transform
+    if not wish.steps:
+        return reader
+    try:
+        planner = Planner(wish.where, members=lambda: launcher.slots, must_read=wish.must_read)
+        return TransformedReader(reader, wish.pipeline(), planner, directory, on_read=wish.on_read)
+    except BaseException:
+        reader.close()
+        raise
 
 
 def make_policy(config: Config, *, learning: bool = True) -> Policy:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.transform.options import Transforms
 
 GROUPS = ("simulation", "surrogate", "acquisition", "kill", "launcher", "transport", "buffer", "trainer")
 NO_SIMULATION = "No simulation is named; give simulation=python simulation.target=FILE.py:FUNCTION, or experiment=gray_scott."
@@ -112,6 +113,7 @@ class Config:
     transport: PlugIn = PlugIn("socket")
     buffer: PlugIn = PlugIn("reservoir")
     trainer: PlugIn = PlugIn("inline")
+    transform: Transforms = Transforms()
     study: str = "study"
     seed: int = 0
     outputs: str | tuple[str, ...] = "auto"
@@ -154,6 +156,7 @@ class Config:
         values["seed"] = _whole("seed", values.get("seed", 0), 0)
         values["outputs"] = _outputs(values.get("outputs", "auto"))
         values["reference"] = _reference(values.get("reference", "auto"))
+        values["transform"] = Transforms.of(values.get("transform"))
         values["monitors"] = _monitors(values.get("monitors", {"nonfinite": {}, "stall": {}}))
         values["units"] = {str(k): str(v) for k, v in (values.get("units") or {}).items()}
         _choice("view", values.get("view", "auto"), VIEWS)
@@ -170,7 +173,7 @@ class Config:
         out: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, PlugIn):
+            if isinstance(value, (PlugIn, Transforms)):
                 out[f.name] = value.to_mapping()
             elif dataclasses.is_dataclass(value) and not isinstance(value, type):
                 out[f.name] = dataclasses.asdict(value)
@@ -570,7 +573,9 @@ def launch(argv: Sequence[str], run: Callable[[Config, Path], int]) -> int:
 
 
 def _addable(override: str) -> str:
-    """A space given on the command line may have parameters that the experiment's own does not."""
+    """A space given on the command line may have parameters that the experiment's own does not; a list is one of transforms."""
+    if override.startswith("transform=["):
+        return override.replace("=", ".steps=", 1)
     return f"++{override}" if override.startswith("space={") else override
 
 

@@ -70,6 +70,8 @@ class Outcome:
             return
         self._shown_at = now
         self._state = arm.state
+        while arm.rooms.transformed is not None and arm.rooms.transformed.said:
+            self.view.say(arm.rooms.transformed.said.popleft())
         status = status_of(arm.state)
         write_status(arm.directory, self._combined(status))
         if arm.directory != self.directory:
@@ -177,6 +179,7 @@ def status_of(state: StudyState) -> Status:
         samples=SampleCounts(streamed=state.steps + state.duplicates, stored=state.steps, duplicates_dropped=state.duplicates),
         rounds=state.rounds,
         updates=state.updates,
+        lead=state.lead,
         error=ErrorSummary.of(last.error if last is not None else None),
         calibration=CalibrationSummary(last.calibration.get("coverage95") if last is not None else None),
         cost=Cost(simulated_steps=state.steps, saved_steps=state.saved_steps, simulation_core_s=state.core_s),

@@ -13,7 +13,7 @@ from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
 
-ROOMS = ("simulation", "surrogate", "acquisition", "launcher", "transport", "buffer", "trainer", "kill", "monitor", "archive")
+ROOMS = ("simulation", "surrogate", "acquisition", "launcher", "transport", "buffer", "trainer", "kill", "monitor", "archive", "transform")
 
 
 @functools.cache

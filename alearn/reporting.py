@@ -21,8 +21,10 @@ from alearn.outcome import status_of, versions
 from alearn.predict import Loaded, open_surrogate
 from alearn.report.data import ArmData, Calibration, ReportData, Snapshot2D, Trajectory, audit_kills
 from alearn.report.maps import Axis, Maps, build_maps, save_maps
+from alearn.report.preprocessing import read_preprocessing
 from alearn.report.verdict import judge, kill_sentences
 from alearn.space import Space
+from alearn.transform import Pipeline
 from alearn.types import Floats, Member, MemberState, Schema
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ def closing_lines(directory: Path, config: Config) -> list[str]:
     folder = directory / "control"
     control = arm_data(folder, config.control_arm(), "control", light=True) if (folder / "ledger.sqlite").exists() else None
     verdict = judge(active, control)
-    return [verdict.headline, *verdict.sentences, *kill_sentences(active.kills), *failure_sentences(active.members)]
+    told = [verdict.headline, *verdict.sentences, *kill_sentences(active.kills), *failure_sentences(active.members)]
+    return [*told, *_transformed(directory), *absent_sentences(directory)]
 
 
 def absent_sentences(directory: Path) -> list[str]:
@@ -74,6 +77,11 @@ def failure_sentences(members: Sequence[Member]) -> list[str]:
     return [f"{len(failed)} of {launched} members failed; most often ({often}): {reason}"]
 
 
+def _transformed(directory: Path) -> list[str]:
+    told = read_preprocessing(directory)
+    return [] if told is None else told.lines()
+
+
 def report_data(directory: Path, config: Config) -> ReportData:
     """Everything that the page shows."""
     folder = directory / "control"
@@ -83,7 +91,8 @@ def report_data(directory: Path, config: Config) -> ReportData:
     try:
         members = [m for m in active.members if m.steps > 0 and m.state in (MemberState.DONE, MemberState.KILLED)]
         trajectories = _trajectories(ledger, members, _surrogate(directory))
-        fields = _fields(directory, ledger.schema(), members)
+        pipeline = Pipeline.described_in(directory)
+        fields = _fields(directory, ledger.schema() if pipeline is None else pipeline.decoded(), members)
     finally:
         ledger.close()
     last = active.status
@@ -94,7 +103,7 @@ def report_data(directory: Path, config: Config) -> ReportData:
         state=last.state if last is not None else "",
         reason=active_reason(directory),
         simulation=_simulation(config),
-        surrogate=config.surrogate.name,
+        surrogate=f"{config.surrogate.name}: {last.lead}" if last is not None and last.lead else config.surrogate.name,
         error_name=ERROR_NAME,
         trajectories=trajectories,
         fields=fields,
@@ -103,6 +112,7 @@ def report_data(directory: Path, config: Config) -> ReportData:
         reproduce=_reproduce(directory, config),
         seed=config.seed,
         created_at=time.time(),
+        preprocessing=read_preprocessing(directory),
     )
 
 
@@ -262,7 +272,7 @@ def _fields(directory: Path, schema: Schema | None, members: list[Member]) -> li
         return []
     field = pictured[0]
     found = []
-    with open_archive(directory) as dataset:
+    with open_archive(directory, decode=True) as dataset:
         for member in _spread(members, LOOKED_AT):
             if not dataset["stored"].sel(member=member.id).isel(step=member.steps - 1):
                 continue  # discarded: the study keeps no archive

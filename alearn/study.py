@@ -146,7 +146,7 @@ class Study:
                 try:
                     if ledger.meta().get("finished"):
                         continue
-                    rooms = assemble(config, name)
+                    rooms = assemble(config, name, directory)
                     state = Arm(rooms, ledger, directory, self.directory, outcome.show, interrupted).run()
                     if state.end_state == "done":
                         ledger.seal()
@@ -188,9 +188,9 @@ class Study:
 
         return read_status(self.directory)
 
-    def archive(self) -> xarray.Dataset:
-        """Every stored sample as a lazy, labelled dataset over (member, step)."""
-        return open_archive(self.directory)
+    def archive(self, decode: bool = False) -> xarray.Dataset:
+        """Every stored sample as a lazy, labelled dataset over (member, step); ``decode`` undoes what codecs did to the fields."""
+        return open_archive(self.directory, decode=decode)
 
     def predict(self, points: Parameters | Sequence[Parameters], t: Sequence[float] | None = None) -> Prediction:
         """The surrogate's mean and standard deviation at ``points``, over the trajectory or at the times ``t``."""

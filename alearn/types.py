@@ -100,8 +100,8 @@ class Schema:
 
     @property
     def scalars(self) -> tuple[str, ...]:
-        """Names of the fields that hold one number a step."""
-        return tuple(f.name for f in self.fields if f.shape == ())
+        """Names of the fields that hold one number a step, but for those that say how it is encoded (``_v_version``)."""
+        return tuple(f.name for f in self.fields if f.shape == () and not f.name.startswith("_"))
 
     @classmethod
     def of(cls, values: Mapping[str, Any], units: Mapping[str, str] | None = None) -> Schema:

@@ -10,6 +10,7 @@ import numpy as np
 
 from alearn.events import Evaluated, Event, GhostSpared, KillRequested, MemberEnded, MemberScored, SamplesStored
 from alearn.report.maps import Maps
+from alearn.report.preprocessing import Preprocessing
 from alearn.report.status import Status
 from alearn.report.words import reason_kind
 from alearn.types import Array, Floats, Member
@@ -253,6 +254,7 @@ class ReportData:
         seed: the study's seed.
         created_at: Unix time of the report, seconds; NaN leaves it out.
         notes: sentences to be shown under the headline.
+        preprocessing: what became of the transforms, if there were any.
     """
 
     study: str
@@ -272,6 +274,7 @@ class ReportData:
     seed: int | None = None
     created_at: float = math.nan
     notes: Sequence[str] = ()
+    preprocessing: Preprocessing | None = None
 
     @property
     def error_short(self) -> str:

@@ -69,6 +69,7 @@ def render_report(data: ReportData) -> str:
         _members(data, figures),
         _calibration(data, figures),
         _outputs(data, figures),
+        _preprocessing(data),
         _failures(data),
         _making(data),
     ]
@@ -234,6 +235,15 @@ def _outputs(data: ReportData, figures: Mapping[str, Figure]) -> str:
         _picture(figures, "fields", "Fields of a few members at their last stored step."),
     ]
     return _section("outputs", "What the simulations gave", *drawn) if any(drawn) else ""
+
+
+def _preprocessing(data: ReportData) -> str:
+    told = data.preprocessing
+    if told is None:
+        return ""
+    table = _table(["transforms", "steps", "predicted, ms a step", "measured, ms a step", ""], told.table, (1, 2, 3), "short")
+    note = "What a step takes with the transforms at either place: a member's share of it, or the reader's loop, whichever is longer."
+    return _section("preprocessing", "Pre-processing", _sentences(told.sentences()), table, _sentences([note], cls="note"))
 
 
 def _point(member: Member) -> str:

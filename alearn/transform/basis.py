@@ -1,0 +1,214 @@
+"""The basis of a POD codec: a centre, a scale and orthonormal modes that are only ever added to, kept in files by version."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from alearn.errors import ConfigError, SchemaError
+from alearn.transform.base import Key
+from alearn.types import Array, Floats
+
+_MISFIT = re.compile(r"([\w.-]+)-(\d{6,})\.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """``field = centre + modes.T @ coefficients``.
+
+    Nested versions: version v + 1 is version v with more modes behind. So coefficient i means the same mode for good,
+    a surrogate may learn it, and the newest version decodes what every older one has encoded.
+
+    Args:
+        version: 1 is the first.
+        centre: mean of the fields that the first version was learned from, ``n``, float32.
+        scale: root mean square of those fields about the centre: the unit of every relative error here.
+        modes: ``r x n``, float32, orthonormal rows.
+    """
+
+    version: int
+    centre: Array
+    scale: float
+    modes: Array
+
+    @property
+    def rank(self) -> int:
+        return len(self.modes)
+
+    def encode(self, flat: Array) -> Array:
+        """Coefficients of fields, ``k x n`` to ``k x r``."""
+        return np.asarray((flat - self.centre) @ self.modes.T)
+
+    def decode(self, coefficients: Array) -> Array:
+        """Fields of coefficients, ``k x r'`` with r' >= r (what lies behind is 0) to ``k x n``."""
+        return np.asarray(coefficients[:, : self.rank] @ self.modes + self.centre)
+
+    def grown(self, residuals: Floats, enough: Callable[[Basis], bool], capacity: int) -> Basis:
+        """The next version: with as few of the residuals' principal directions as are enough.
+
+        The directions are those of the method of snapshots (L. Sirovich, "Turbulence and the dynamics of coherent
+        structures", Quart. Appl. Math. 45, 561, 1987) on what the basis leaves over, as in incremental POD (G. M.
+        Oxberry, T. Kostova-Vassilevska, W. Arrighi and K. Chand, "Limited-memory adaptive snapshot selection for proper
+        orthogonal decomposition", Int. J. Numer. Meth. Engng 109, 198, 2017), without turning the modes there are.
+
+        Args:
+            residuals: what the basis leaves of some fields, ``k x n``.
+            enough: whether a basis represents what it must.
+            capacity: the most modes.
+        """
+        directions = self._directions(residuals)[: max(0, capacity - self.rank)]
+        low, high = min(1, len(directions)), len(directions)
+        while low < high:  # more modes never represent less, so halving finds the fewest
+            middle = (low + high) // 2
+            if enough(self._with(directions[:middle])):
+                high = middle
+            else:
+                low = middle + 1
+        return self._with(directions[:high])
+
+    def _with(self, directions: Array) -> Basis:
+        return Basis(self.version + 1, self.centre, self.scale, np.concatenate([self.modes, directions]))
+
+    def _directions(self, residuals: Floats) -> Array:
+        """Principal directions of the rows, orthonormal to the modes and to one another, the largest first."""
+        if not len(residuals):
+            return np.empty((0, residuals.shape[1]), np.float32)
+        gram = residuals @ residuals.T
+        weights, vectors = np.linalg.eigh(gram)
+        order = np.argsort(weights)[::-1]
+        kept = order[weights[order] > 1e-12 * max(float(weights[order[0]]), 1e-300)]
+        found = vectors[:, kept].T @ residuals
+        known = self.modes.astype(np.float64)
+        out: list[Floats] = []
+        for row in found:
+            size = np.linalg.norm(row)
+            for _ in range(2):  # twice is enough (Kahan, Parlett)
+                row = row - (row @ known.T) @ known
+                for other in out:
+                    row = row - (row @ other) * other
+            left = np.linalg.norm(row)
+            if left > 1e-6 * size > 0:
+                out.append(row / left)
+        return np.array(out, dtype=np.float32).reshape(len(out), residuals.shape[1])
+
+
+@final
+class BasisFiles:
+    """The versions of one basis in a directory, and the fields that it could not represent.
+
+    ``basis-0001.npz`` holds centre, scale and modes; each later file only the modes that its version adds. A file appears
+    whole and durable. ``misfits/MEMBER-STEP.npy`` is a raw field that no version represents within the stated error.
+
+    Args:
+        directory: made if absent.
+        shape: of the field.
+        misfit_mb: 10^6 bytes of misfits that are kept at most.
+
+    Raises:
+        ConfigError: what lies there is for fields of another shape, or cannot be read.
+    """
+
+    def __init__(self, directory: Path, shape: tuple[int, ...], misfit_mb: float) -> None:
+        self.directory = directory
+        self.shape = shape
+        self.misfits = directory / "misfits"
+        self.misfits.mkdir(parents=True, exist_ok=True)
+        self._room = int(misfit_mb * 1e6) - sum(p.stat().st_size for p in self.misfits.iterdir())
+        self._seen: set[Path] = set()
+        self.basis: Basis | None = None
+        self.refresh()
+
+    def path(self, version: int) -> Path:
+        return self.directory / f"basis-{version:04d}.npz"
+
+    def refresh(self) -> bool:
+        """Read versions that came since; True if there are any."""
+        before = self.basis
+        while (path := self.path(self.basis.version + 1 if self.basis else 1)).exists():
+            self.basis = self._read(path, self.basis)
+        return self.basis is not before
+
+    def add(self, basis: Basis) -> None:
+        """Keep the next version; durable on return."""
+        known = self.basis.rank if self.basis is not None else 0
+        content: dict[str, Array] = {"modes": basis.modes[known:], "shape": np.array(self.shape, np.int64)}
+        if self.basis is None:
+            content |= {"centre": basis.centre, "scale": np.array(basis.scale)}
+        path = self.path(basis.version)
+        draft = path.with_suffix(".new")
+        with open(draft, "wb") as file:
+            np.savez(file, **content)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, path)
+        _sync(self.directory)
+        self.basis = basis
+
+    def keep(self, key: Key, field: Array) -> bool:
+        """Keep a field that is not represented; False if there is no room for more."""
+        path = self.misfits / f"{key[0]}-{key[1]:06d}.npy"
+        if path.exists():
+            return True
+        if self._room < field.nbytes:
+            return False
+        self._room -= field.nbytes
+        draft = path.with_suffix(f".{os.getpid()}")
+        with open(draft, "wb") as file:
+            np.save(file, np.ascontiguousarray(field), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, path)
+        _sync(self.misfits)
+        self._seen.add(path)
+        return True
+
+    def unseen(self) -> list[Path]:
+        """Raw fields that others have put there since the last call."""
+        new = sorted(set(self.kept().values()) - self._seen)
+        self._seen.update(new)
+        return new
+
+    def read(self, key: Key) -> Array | None:
+        """The raw field that is kept of a sample, if one is."""
+        path = self.misfits / f"{key[0]}-{key[1]:06d}.npy"
+        return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+
+    def kept(self) -> dict[Key, Path]:
+        """The raw fields that are kept, by (member, step)."""
+        found = {}
+        for path in self.misfits.iterdir():
+            if match := _MISFIT.fullmatch(path.name):
+                found[match[1], int(match[2])] = path
+        return found
+
+    def _read(self, path: Path, before: Basis | None) -> Basis:
+        try:
+            content = _load(path)
+            shape = tuple(int(n) for n in content["shape"])
+            if shape != self.shape:
+                raise SchemaError(f"The basis {path} is for fields of shape {shape}; the steps have {self.shape}. All members must agree.")
+            if before is None:
+                return Basis(1, content["centre"], float(content["scale"]), content["modes"])
+            return Basis(before.version + 1, before.centre, before.scale, np.concatenate([before.modes, content["modes"]]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"The basis {path} cannot be read: {error}. Restore it from a copy; samples that name it need it.") from error
+
+
+def _load(path: Path) -> dict[str, Array]:
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

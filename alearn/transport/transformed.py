@@ -1,0 +1,268 @@
+"""A reader whose steps come out transformed, wherever that happens: at their writers, or here between stream and ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from alearn.errors import AlearnError
+from alearn.transform.base import Values, listed
+from alearn.transform.pipeline import FOLDER, Pipeline
+from alearn.transform.planner import Place, Planner
+from alearn.transform.pod import POD
+from alearn.transform.writer import COSTS, VARIABLE, spec
+from alearn.transport.base import Broken, End, Hello, Message, Reader
+from alearn.types import Sample, Schema
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+HOLD_S = 2.0
+"""How long the first steps may wait until a codec has as many as it would like to learn from."""
+LOOK_S = 1.0
+
+
+@final
+class TransformedReader:
+    """Wraps a reader. Steps of writers that transform pass; those of others are transformed here.
+
+    While a codec has nothing to encode with, steps are held back, unacknowledged, until it has seen enough of them or
+    ``HOLD_S`` is over. A stream that does not fit the transforms costs its member, with the reason.
+
+    Args:
+        reader: the carrier's.
+        pipeline: the study's transforms; the codecs in it learn here.
+        planner: says where each attempt transforms.
+        directory: the arm's directory; versions and plan are kept in its folder ``transform``.
+        on_read: give the steps out as they are; ``prepared`` transforms those that are learned from.
+    """
+
+    def __init__(self, reader: Reader, pipeline: Pipeline, planner: Planner, directory: Path, on_read: bool = False) -> None:
+        self._reader, self.pipeline, self.planner, self._directory = reader, pipeline, planner, directory
+        self._on_read = on_read
+        (directory / FOLDER).mkdir(parents=True, exist_ok=True)
+        pipeline.keep_in(directory, learn=True)
+        self._attempts: dict[tuple[str, int], Place] = {}
+        self._refused: set[tuple[str, int]] = set()
+        self._held: deque[Message] = deque()
+        self._held_since = 0.0
+        self._left = self._prepared_s = 0.0
+        self._given: dict[Place, int] = {}
+        self._described = False
+        self._looked = 0.0
+        self.said: deque[str] = deque(maxlen=16)
+        """Sentences for people."""
+        self.steps: dict[Place, int] = {"writer": 0, "reader": 0}
+        self.read = 0
+        """Samples that were transformed when they were read."""
+
+    # --- what the loop calls ---------------------------------------------------------------------------------
+
+    @property
+    def carrier(self) -> Reader:
+        """The reader behind this one."""
+        return self._reader
+
+    def address(self, member: str, attempt: int) -> Mapping[str, str]:
+        """The reader's variables, and what the attempt is to do with its steps."""
+        costs = self._costs(member, attempt)
+        at = self.planner.assign(costs, self.pipeline.ready)
+        pipeline = self.pipeline if at == "writer" else None
+        self._attempts[member, attempt] = at
+        return {**self._reader.address(member, attempt), VARIABLE: spec(pipeline, self._directory, costs)}
+
+    def poll(self, timeout_s: float, max_messages: int = 256) -> Sequence[Message]:
+        """What arrived, transformed."""
+        self._account()
+        out: list[Message] = []
+        for message in self._reader.poll(0.0 if self._due() else timeout_s, max_messages):
+            self._sort(message, out)
+        if self._due():
+            self._release(out)
+        self._look()
+        self._given = {}
+        for message in out:
+            if isinstance(message, Sample):
+                at = self._attempts.get((message.member, message.attempt), "reader")
+                self._given[at] = self._given.get(at, 0) + 1
+                self.steps[at] += 1
+        self._left = time.perf_counter()
+        return out
+
+    def acknowledge(self, member: str, attempt: int, steps: int) -> None:
+        """Passes on."""
+        self._reader.acknowledge(member, attempt, steps)
+
+    def stop(self, member: str, attempt: int) -> None:
+        """Passes on."""
+        self._reader.stop(member, attempt)
+
+    def close(self) -> None:
+        """Write the plan down and close the carrier."""
+        try:
+            self._save()
+        finally:
+            self._reader.close()
+
+    def learned(self, stored: Schema) -> Schema:
+        """What the learner is given of steps that are stored so."""
+        return self.pipeline.schema(stored) if self._on_read else stored
+
+    def prepared(self, samples: Sequence[Sample], fields: Sequence[str]) -> list[Sample]:
+        """Stored samples as the learner is given them: transformed now, if that is when it is done and it needs any of it."""
+        raw = self.pipeline.raw
+        if not self._on_read or raw is None or not samples:
+            return list(samples)
+        plain = {f.name for f in raw.fields} & {f.name for f in self.pipeline.schema(raw).fields if f in raw.fields}
+        if plain.issuperset(fields):
+            return list(samples)
+        began = time.perf_counter()
+        values = [self.pipeline.apply(s.values) for s in samples]
+        self._prepared_s = time.perf_counter() - began
+        self.planner.transformed(self._prepared_s, len(samples))
+        self.read += len(samples)
+        return [dataclasses.replace(s, values=v) for s, v in zip(samples, values, strict=True)]
+
+    def needed(self, fields: Sequence[str]) -> Sequence[str] | None:
+        """Which stored fields are read for those that are learned; None is all."""
+        return None if self._on_read else fields
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _sort(self, message: Message, out: list[Message]) -> None:
+        """Give a message out, hold it back, or drop it."""
+        key = (message.member, message.attempt)
+        if isinstance(message, Hello):
+            self._refused.discard(key)
+            opened = self._open(message)
+            out.append(opened)
+            if isinstance(opened, Broken):
+                self._refuse(key)
+        elif isinstance(message, Sample) and key in self._refused:
+            return
+        elif isinstance(message, Sample) and (self._on_read or self._attempts.get(key) == "writer"):
+            out.append(message)
+        elif isinstance(message, Sample) or any(h.member == message.member for h in self._held):
+            if not self._held:
+                self._held_since = time.monotonic()
+            self._held.append(message)  # an end waits for the steps before it
+        else:
+            if isinstance(message, End):
+                self.planner.ended(self._costs(*key))
+            out.append(message)
+
+    def _open(self, hello: Hello) -> Hello | Broken:
+        """What a stream announces, as it will be given out."""
+        key = (hello.member, hello.attempt)
+        if not hello.schema.fields:
+            return hello
+        raw = hello.provenance.get("transformed")
+        at: Place = "writer" if raw else "reader"
+        if not raw and self._attempts.get(key) == "writer":
+            self.planner.foreign()
+        self._attempts[key] = at
+        try:
+            given = Schema.from_json(json.dumps(raw)) if raw else hello.schema
+            schema = self.pipeline.schema(given)
+        except AlearnError as error:
+            return Broken(hello.member, hello.attempt, str(error), fault=True)
+        if raw and schema != hello.schema:
+            said = (
+                f"It transforms to {listed(hello.schema)}; the study's transforms give {listed(schema)}: is it another version of alearn?"
+            )
+            return Broken(hello.member, hello.attempt, said, fault=True)
+        self.planner.sizes(given.nbytes, schema.nbytes)
+        if not self._described:
+            if not self._on_read:
+                self.pipeline.describe_in(self._directory)
+            self._described = True
+        return hello if self._on_read else dataclasses.replace(hello, schema=schema)
+
+    def _due(self) -> bool:
+        """Whether what is held may be given out."""
+        if not self._held:
+            return False
+        return sum(isinstance(m, Sample) for m in self._held) >= self.pipeline.wanted or time.monotonic() - self._held_since > HOLD_S
+
+    def _release(self, out: list[Message]) -> None:
+        """Give out what is held, its steps transformed together."""
+        held, self._held = list(self._held), deque()
+        refused = set(self._refused)
+        done = iter(self._transformed([m for m in held if isinstance(m, Sample) and (m.member, m.attempt) not in refused]))
+        for message in held:
+            key = (message.member, message.attempt)
+            if isinstance(message, End):
+                self.planner.ended(self._costs(*key))
+            if not isinstance(message, Sample):
+                out.append(message)
+            elif key not in refused:
+                made = next(done)
+                if key in self._refused:
+                    continue  # a step before it did not fit
+                out.append(made)
+                if isinstance(made, Broken):
+                    self._refuse(key)
+
+    def _transformed(self, samples: Sequence[Sample]) -> list[Sample | Broken]:
+        if not samples:
+            return []
+        keys = [s.key for s in samples]
+        began = time.perf_counter()
+        try:
+            values: Sequence[Values] = self.pipeline.take([s.values for s in samples], keys)
+        except AlearnError:
+            return [self._alone(s) for s in samples]  # one of them does not fit: which one?
+        self.planner.transformed(time.perf_counter() - began, len(samples))
+        return [dataclasses.replace(s, values=v) for s, v in zip(samples, values, strict=True)]
+
+    def _alone(self, sample: Sample) -> Sample | Broken:
+        try:
+            return dataclasses.replace(sample, values=self.pipeline.take([sample.values], [sample.key])[0])
+        except AlearnError as error:
+            return Broken(sample.member, sample.attempt, f"step {sample.step}: {error}", fault=True)
+
+    def _refuse(self, key: tuple[str, int]) -> None:
+        self._refused.add(key)
+        self._reader.stop(*key)
+
+    def _account(self) -> None:
+        """How long the loop was busy with what it was given."""
+        if self._given:
+            self.planner.handled(time.perf_counter() - self._left - self._prepared_s, self._given)
+        self._prepared_s = 0.0
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        self.pipeline.refresh()
+        sentence = self.planner.look()
+        if sentence:
+            self.said.append(sentence)
+            self._save()
+
+    def _costs(self, member: str, attempt: int) -> Path:
+        return (self._directory / "members" / member / str(attempt) / COSTS).resolve()
+
+    def _save(self) -> None:
+        codecs = [t.described() for t in self.pipeline.transforms if isinstance(t, POD)]
+        said: dict[str, Any] = {
+            **self.planner.account(),
+            "steps": self.steps,
+            "read": self.read,
+            "on_read": self._on_read,
+            "codecs": codecs,
+        }
+        path = self._directory / FOLDER / PLAN
+        draft = path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a full disk must not keep the study from closing
+            draft.write_text(json.dumps(said, indent=1))
+            draft.replace(path)
