@@ -44,6 +44,7 @@ class LocalLauncher:
         wall_s: wall-time limit of a member in seconds, where its job sets none.
         disk_mb: limit of what a member's directory holds, where its job sets none.
         warm: run Python functions in processes that have imported them already; "auto" does so once members turn out short.
+        ranks: MPI ranks of each member, of ``cores`` cores each.
         reuse: members that a warm process runs one after another. With 1 each is forked for one member and shares nothing;
             with more, what a member leaves in the module's globals is there for the next one.
 
@@ -64,6 +65,7 @@ class LocalLauncher:
         disk_mb: float | None = None,
         warm: bool | str = False,
         reuse: int = 1,
+        ranks: int = 1,
     ) -> None:
         self._closed = True  # until it is made, so that a failed construction has nothing to close
         self._machine = sorted(os.sched_getaffinity(0))
@@ -79,17 +81,21 @@ class LocalLauncher:
             if limit is not None and not 0 < limit < math.inf:
                 raise ConfigError(f"launcher.{name} is {limit}; give a number > 0, or null for no limit.")
         have = len(self._machine)
+        each = cores * ranks
         if slots is None:
-            slots = max(1, min(2, have // cores))
-        if slots * cores > have and not oversubscribe:
+            slots = max(1, min(2, have // each))
+        if slots * each > have and not oversubscribe:
+            of = f"{cores} core(s)" if ranks == 1 else f"{ranks} ranks with {cores} core(s)"
+            mend = f"set launcher.slots={have // each}, or" if have >= each else "set"
             raise ConfigError(
-                f"{slots} slots of {cores} core(s) need {slots * cores} cores, but this process may use {have}; "
-                f"set launcher.slots={max(1, have // cores)}, or launcher.oversubscribe=true to share cores."
+                f"{slots} slots of {of} need {slots * each} cores, but this process may use {have}; "
+                f"{mend} launcher.oversubscribe=true to share cores."
             )
         if pin and oversubscribe:
             raise ConfigError("pin=true gives each member cores of its own, which oversubscribe=true contradicts; set one of them.")
         self._slots = slots
         self.cores = cores
+        self.ranks = ranks
         self.grace_s = grace_s
         self._oversubscribe = oversubscribe
         self._pin = pin
@@ -122,7 +128,8 @@ class LocalLauncher:
             LaunchError: no such program, no free slot, cores or GPUs, an id that is no name, or this attempt already runs.
         """
         key = (job.member, job.attempt)
-        cores = max(job.cores, self.cores)
+        threads = max(job.cores, self.cores)
+        cores = threads * self.ranks
         if self._closed:
             raise LaunchError(f"Member {job.member} cannot start: this launcher is closed.")
         check_name(job.member)
@@ -138,7 +145,7 @@ class LocalLauncher:
             raise LaunchError(f"Member {job.member} asks for {job.gpus} GPU(s); {len(self._free_gpus)} of launcher.gpus are free.")
         check_program(job, {**os.environ, **job.env} if "PATH" in job.env else os.environ)
         make_directory(job)
-        env = {**dict.fromkeys(THREADS, str(cores)), **job.env, DIRECTORY: str(job.directory.resolve())}
+        env = {**dict.fromkeys(THREADS, str(threads)), **job.env, DIRECTORY: str(job.directory.resolve())}
         gpus = [self._free_gpus.pop(0) for _ in range(job.gpus)]
         if self._gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -55,6 +55,7 @@ class SlurmLauncher:
         queue_s: batch: seconds between two calls of squeue.
         warm: step: run Python functions in processes that have imported them already, as under ``local``.
         reuse: step: members that a warm process runs.
+        ranks: MPI ranks of each member, of ``cores`` cores each; batch: Slurm reserves a task for each.
         carrier: the study's transport as configured, name and options, to check that members on other hosts can reach it.
 
     Raises:
@@ -83,6 +84,7 @@ class SlurmLauncher:
         queue_s: float = 5.0,
         warm: bool | str = False,
         reuse: int = 1,
+        ranks: int = 1,
         carrier: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in MODES:
@@ -119,7 +121,7 @@ class SlurmLauncher:
                 memory_mb=memory_mb,
                 wall_s=wall_s,
                 disk_mb=disk_mb,
-                tasks=tasks,
+                tasks=max(tasks, ranks),
                 partition=partition,
                 account=account,
                 qos=qos,
@@ -130,7 +132,7 @@ class SlurmLauncher:
         else:
             if tasks > 1:
                 raise ConfigError(f"launcher.tasks={tasks} is for mode=batch; in mode=step let the simulation's command start its ranks.")
-            self._engine = NodeAgents(slots, cores, gpus, memory_mb, wall_s, disk_mb, grace_s, reserve, warm, reuse)
+            self._engine = NodeAgents(slots, cores, gpus, memory_mb, wall_s, disk_mb, grace_s, reserve, warm, reuse, ranks)
         if carrier is not None:
             try:
                 check_carrier(carrier, "slurm", one_host=self._engine.one_host)

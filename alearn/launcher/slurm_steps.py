@@ -45,7 +45,7 @@ class _Node:
 
     @property
     def cpus_left(self) -> int:
-        return self.cpus - sum(one.job.cores for one in self.attempts.values())
+        return self.cpus - sum(one.cores for one in self.attempts.values())
 
     @property
     def usable(self) -> bool:
@@ -55,6 +55,7 @@ class _Node:
 @dataclass(slots=True)
 class _Running:
     job: Job
+    cores: int
     begun: float = field(default_factory=time.monotonic)
 
 
@@ -72,6 +73,7 @@ class NodeAgents:
         reserve: cores kept free on the controller's own node.
         warm: as ``LocalLauncher`` takes it.
         reuse: as ``LocalLauncher`` takes it.
+        ranks: MPI ranks of a member, of ``cores`` cores each, on one node.
 
     Raises:
         ConfigError: this process is in no allocation, or the allocation is too small.
@@ -89,6 +91,7 @@ class NodeAgents:
         reserve: int,
         warm: bool | str,
         reuse: int,
+        ranks: int,
     ) -> None:
         require("srun", "scontrol")
         self._id = os.environ.get("SLURM_JOB_ID", "")
@@ -102,10 +105,11 @@ class NodeAgents:
         for node in self._nodes:
             if node.name == here:
                 node.cpus -= reserve
-        most = sum(max(0, node.cpus) // cores for node in self._nodes)
+        each = cores * ranks
+        most = sum(max(0, node.cpus) // each for node in self._nodes)
         if most < 1 or (slots is not None and slots > most):
             raise ConfigError(
-                f"{slots or 1} slots of {cores} core(s) do not fit: allocation {self._id} has room for {most} beside the {reserve} core(s) "
+                f"{slots or 1} slots of {each} core(s) do not fit: allocation {self._id} has room for {most} beside the {reserve} core(s) "
                 "kept for the controller; ask Slurm for more, or set launcher.slots, launcher.cores or launcher.reserve lower."
             )
         self._slots = slots or most
@@ -113,7 +117,7 @@ class NodeAgents:
         limits = {"memory_mb": memory_mb, "wall_s": wall_s, "disk_mb": disk_mb}
         self._defaults: dict[str, float | None] = {"cores": cores, "gpus": gpus, **limits}
         self.grace_s = grace_s
-        self._warm, self._reuse = warm, reuse
+        self._warm, self._reuse, self._ranks = warm, reuse, ranks
         self._exits: list[Exit] = []
         self._closed = False
         self._selector = selectors.DefaultSelector()
@@ -122,7 +126,8 @@ class NodeAgents:
 
     @property
     def slots(self) -> int:
-        most = sum(max(0, node.cpus) // int(self._defaults["cores"] or 1) for node in self._nodes if node.usable)
+        each = int(self._defaults["cores"] or 1) * self._ranks
+        most = sum(max(0, node.cpus) // each for node in self._nodes if node.usable)
         return most if self._limit is None else min(self._limit, most)
 
     @property
@@ -144,17 +149,18 @@ class NodeAgents:
         wants = self._complete(job)
         check_program(wants, {**os.environ, **wants.env})
         make_directory(wants)
+        cores = wants.cores * self._ranks
         for node in sorted(self._nodes, key=lambda node: -node.cpus_left):
-            if node.usable and node.cpus_left >= wants.cores:
+            if node.usable and node.cpus_left >= cores:
                 break
         else:
             free = max((node.cpus_left for node in self._nodes if node.usable), default=0)
-            raise LaunchError(f"Member {job.member} asks for {wants.cores} cores on one node; the freest has {free}.")
+            raise LaunchError(f"Member {job.member} asks for {cores} cores on one node; the freest has {free}.")
         if node.agent is None:
             self._start(node)
         raw = {**dataclasses.asdict(wants), "env": dict(wants.env), "directory": str(wants.directory.resolve())}
         (wants.directory / "exit.json").unlink(missing_ok=True)
-        node.attempts[key] = _Running(wants)
+        node.attempts[key] = _Running(wants, cores)
         self._tell(node, {"submit": raw})
 
     def _complete(self, job: Job) -> Job:
@@ -223,7 +229,8 @@ class NodeAgents:
         cpus = max(1, node.cpus)
         where = [f"--jobid={self._id}", f"--nodelist={node.name}", "--nodes=1", "--ntasks=1", "--job-name=alearn-agent"]
         how = ["--overlap", f"--cpus-per-task={cpus}", "--mem=0", "--cpu-bind=none", "--unbuffered", "--kill-on-bad-exit=0", "--export=ALL"]
-        options = {"slots": cpus, "cores": self._defaults["cores"], "grace_s": self.grace_s, "warm": self._warm, "reuse": self._reuse}
+        options = {"slots": cpus, "cores": self._defaults["cores"], "grace_s": self.grace_s, "warm": self._warm}
+        options |= {"reuse": self._reuse, "ranks": self._ranks}
         main = [sys.executable, "-m", "alearn.launcher.agent", json.dumps(options)]
         environ = {k: v for k, v in os.environ.items() if not re.match("SLURM_(CPU_BIND|MEM_PER|MEM_BIND|NTASKS|CPUS_PER_TASK|TRES)", k)}
         try:
