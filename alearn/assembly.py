@@ -185,7 +185,8 @@ def assemble(config: Config, arm: str, directory: Path) -> Rooms:
         ConfigError: something cannot be made; nothing was started.
     """
     space = Space.from_config(config.space)
-    launcher = _build("launcher", config.launcher, carrier={"name": config.transport.name, **config.transport.options})
+    carrier = {"name": config.transport.name, **config.transport.options}
+    launcher = _build("launcher", config.launcher, carrier=carrier, ranks=_ranks(config))
     return Rooms(
         config=config,
         arm=arm,
@@ -236,6 +237,11 @@ def make_policy(config: Config, *, learning: bool = True) -> Policy:
         stop=stop,
         failure=Retry(max_attempts=config.failure.attempts),
     )
+
+
+def _ranks(config: Config) -> int:
+    """MPI ranks of one member."""
+    return int(config.simulation.options.get("ranks", 1)) if config.simulation is not None else 1
 
 
 def make_monitors(config: Config) -> MonitorPanel:

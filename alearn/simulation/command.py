@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alearn.errors import ConfigError, UnknownName
 from alearn.simulation.base import Command
+from alearn.simulation.mpi import wrapped
 from alearn.types import Parameters, Value
 
 FORMATS = ("jsonl", "client")
@@ -29,6 +30,8 @@ class CommandSimulation:
         format: "jsonl" (one JSON object a time step on stdout: ``{"t": 0.1, "y": 1.2, "u": [..]}``; other lines go to the
             log) or "client" (the program streams by itself through the alearn client).
         steps: how many time steps a run prints, if known.
+        ranks: MPI ranks of one member; more than one are started by mpiexec.
+        mpiexec: the program that starts them, by name or path ("srun" too); empty finds the mpiexec in PATH.
         terminal: give the program a pseudo-terminal as stdout, for one that otherwise holds its lines back (C's stdio
             writes to a pipe in blocks of 4 KiB).
 
@@ -36,7 +39,15 @@ class CommandSimulation:
         ConfigError: the command is empty or a placeholder is malformed.
     """
 
-    def __init__(self, argv: Sequence[str] = (), format: str = "jsonl", steps: int = 0, terminal: bool = False) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str] = (),
+        format: str = "jsonl",
+        steps: int = 0,
+        terminal: bool = False,
+        ranks: int = 1,
+        mpiexec: str = "",
+    ) -> None:
         if isinstance(argv, str) or not argv:
             raise ConfigError(f'simulation.argv is {argv!r}; give a list, e.g. simulation.argv=[./solver,--kappa,"{{kappa}}"].')
         if format not in FORMATS:
@@ -46,7 +57,11 @@ class CommandSimulation:
         self.argv = tuple(_absolute(str(word)) for word in argv)
         self.format = format
         self.steps = steps
+        if ranks < 1:
+            raise ConfigError(f"simulation.ranks={ranks} is no number of MPI ranks; give 1 for a program without MPI.")
         self.terminal = terminal
+        self.ranks = ranks
+        self.mpiexec = mpiexec
         self.placeholders = tuple(dict.fromkeys(name for word in self.argv for name in _placeholders(word)))
 
     def check(self, names: Iterable[str]) -> None:
@@ -74,7 +89,7 @@ class CommandSimulation:
         Raises:
             UnknownName: a placeholder is not among them.
         """
-        argv = tuple(_fill(word, parameters) for word in self.argv)
+        argv = wrapped(self.ranks, self.mpiexec, [_fill(word, parameters) for word in self.argv])
         if self.format == "jsonl":
             options = json.dumps({"steps": self.steps, "terminal": self.terminal})
             argv = (sys.executable, "-P", "-m", "alearn.simulation.drive", "command", options, "--", *argv)

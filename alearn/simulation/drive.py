@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from alearn.client import Run, Stopped, connect
+from alearn.simulation.mpi import rank
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after a SIGTERM: the run ended early, whatever became of the simulation."""
@@ -82,7 +83,10 @@ def stream(run: Run, steps: Iterable[Any], terminator: _Terminator) -> None:
 
 def _connect(options: Mapping[str, Any]) -> Run:
     given = json.loads(os.environ.get("ALEARN_PARAMETERS", "{}"))  # counts outside a study too, to try a member by hand
-    return connect(default=given, steps_total=int(options.get("steps", 0)))
+    environ = dict(os.environ)
+    if rank(environ):
+        environ.pop("ALEARN_STREAM", None)  # all ranks run, the first one speaks for the member
+    return connect(default=given, steps_total=int(options.get("steps", 0)), environ=environ)
 
 
 def drive_python(target: str, options: Mapping[str, Any], function: Callable[..., Any] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from alearn.errors import ConfigError, UnknownName
 from alearn.registry import load_object
 from alearn.simulation.base import Command
+from alearn.simulation.mpi import wrapped
 from alearn.simulation.source import FILE, write_source
 from alearn.types import Parameters
 
@@ -28,12 +29,21 @@ class PythonSimulation:
             taken), or returns one such dict.
         steps: how many time steps a run yields, if known.
         arguments: further keyword arguments, the same for every member.
+        ranks: MPI ranks of one member; each calls the function (with mpi4py inside), and what the first one yields is streamed.
+        mpiexec: the program that starts them, by name or path; empty finds the mpiexec beside this Python or in PATH.
 
     Raises:
         ConfigError: no target, or it has another form.
     """
 
-    def __init__(self, target: str | None = None, steps: int = 0, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        target: str | None = None,
+        steps: int = 0,
+        arguments: Mapping[str, Any] | None = None,
+        ranks: int = 1,
+        mpiexec: str = "",
+    ) -> None:
         if not target:
             raise ConfigError("The simulation 'python' has no target; give simulation.target=FILE.py:FUNCTION.")
         where, _, name = target.rpartition(":")
@@ -41,6 +51,9 @@ class PythonSimulation:
             raise ConfigError(f"The target '{target}' names no function; write FILE.py:FUNCTION or package.module:FUNCTION.")
         if steps < 0:
             raise ConfigError(f"simulation.steps={steps} is no number of time steps; give 0 if it is not known.")
+        if ranks < 1:
+            raise ConfigError(f"simulation.ranks={ranks} is no number of MPI ranks; give 1 for a function without MPI.")
+        self.ranks, self.mpiexec = ranks, mpiexec
         if where.endswith(".py"):  # members run in directories of their own
             where = str(Path(where).expanduser().resolve())
         self.where, self.name = where, name
@@ -89,8 +102,9 @@ class PythonSimulation:
         warm = ["python", self.target]
         if self.steps or self.arguments:
             warm.append(json.dumps({"steps": self.steps, "arguments": self.arguments}))
-        argv = (sys.executable, "-P", "-m", "alearn.simulation.drive", *warm)
-        return Command(argv, {"ALEARN_PARAMETERS": json.dumps(dict(parameters)), **_search_path(self.where)}, tuple(warm))
+        argv = wrapped(self.ranks, self.mpiexec, [sys.executable, "-P", "-m", "alearn.simulation.drive", *warm])
+        env = {"ALEARN_PARAMETERS": json.dumps(dict(parameters)), **_search_path(self.where)}
+        return Command(argv, env, tuple(warm) if self.ranks == 1 else ())
 
     def describe(self) -> str:
         return self.target
