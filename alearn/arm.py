@@ -43,6 +43,8 @@ Point = tuple[tuple[float, ...], str, float, str]
 JUDGE_EVERY_S = 0.05
 STEER_EVERY_S = 0.5
 SAVE_S = 20.0
+CUT_S = 2.0
+"""How long a member may take to end whose stream cannot be mended."""
 STREAM_TAIL_S = 1.0
 """How long an ended member's last bytes are waited for."""
 
@@ -79,6 +81,7 @@ class Arm:
         self._asked: set[type] = set()
         self._exits: dict[tuple[str, int], tuple[Exit, float]] = {}
         self._streams: dict[tuple[str, int], End | Broken | None] = {}
+        self._cut: dict[tuple[str, int], float] = {}
         self._faults: dict[str, ev.MonitorAlarm] = {}
         self._judged_at = self._steered_at = 0.0
         self._holdout = self._checkpointed = 0
@@ -138,11 +141,12 @@ class Arm:
                 self._chronicle.record(self._ended(*key, how, record.kill, cause=record.kill_cause or how))
             elif key in running:
                 running.discard(key)
-                self.rooms.reader.address(*key)  # its stream may open again
+                self.rooms.announce(*key, record.parameters, self._place(*key))  # its stream may open again
                 self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
             elif gone is not None and (gone.member, gone.attempt) == key:  # it ended while there was no controller
                 self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
-                self._exits[key] = (gone, time.monotonic())
+                self.rooms.announce(*key, record.parameters, self._place(*key))
+                self._gone(gone)
         for member, attempt in running:
             launcher.cancel(member, attempt)
 
@@ -159,7 +163,7 @@ class Arm:
         while self._receive() and time.monotonic() < deadline:
             continue
         for gone in self.rooms.launcher.poll():
-            self._exits[gone.member, gone.attempt] = (gone, time.monotonic())
+            self._gone(gone)
         self._settle(final=True)
 
     def _dismiss_learner(self) -> None:
@@ -203,8 +207,11 @@ class Arm:
                         batch.append(message)
                 case Broken(fault=True):
                     self._fault(_misfit(message.member, message.reason))
+                    self._streams[message.member, message.attempt] = message
                 case End() | Broken():
                     self._streams[message.member, message.attempt] = message
+                    if isinstance(message, Broken) and message.final:
+                        self._cut[message.member, message.attempt] = time.monotonic()
         if batch:
             self._store(batch)
         return len(messages)
@@ -269,22 +276,40 @@ class Arm:
         if self.state.slots != self.rooms.launcher.slots:
             self._chronicle.record(ev.CapacityChanged(at=time.time(), slots=self.rooms.launcher.slots))
         for gone in self.rooms.launcher.poll():
-            self._exits[gone.member, gone.attempt] = (gone, time.monotonic())
+            self._gone(gone)
         self._settle()
+        for key, since in list(self._cut.items()):
+            if time.monotonic() - since > CUT_S:  # what it computes from here on is lost: its slot is for another attempt
+                del self._cut[key]
+                self.rooms.launcher.cancel(*key)
         if self.learner is None:
             return
         for answer in self.learner.answers():
             self._asked.discard(type(answer.question))
             self._learned(answer)
 
+    def _gone(self, gone: Exit) -> None:
+        """An attempt's process has ended; of its stream some may still come."""
+        self._exits[gone.member, gone.attempt] = (gone, time.monotonic())
+        if self.rooms.following is not None:
+            self.rooms.following.ended(gone.member, gone.attempt)
+
+    def _place(self, member: str, attempt: int) -> Path:
+        """Where an attempt runs."""
+        return self.directory / "members" / member / str(attempt)
+
     def _settle(self, final: bool = False) -> None:
         """End every member whose process is gone and whose stream has run dry."""
         for key, (gone, since) in list(self._exits.items()):
             waiting = key in self._streams and self._streams[key] is None
-            if waiting and not final and time.monotonic() - since < STREAM_TAIL_S:
+            patience = STREAM_TAIL_S
+            if self.rooms.following is not None:  # a last End or Broken is certain, and what comes before it is not on its way but in files
+                waiting, patience = self._streams.get(key) is None, math.inf
+            if waiting and not final and time.monotonic() - since < patience:
                 continue
             del self._exits[key]
             stream = self._streams.pop(key, None)
+            self._cut.pop(key, None)
             state, reason, cause = self._verdict(gone, stream)
             if state in ("killed", "failed"):
                 step = record.steps if (record := self.state.active.get(gone.member)) is not None else 0
@@ -303,6 +328,8 @@ class Arm:
             return ("failed" if alarm.fault else "killed"), alarm.reason, alarm.monitor
         if gone.cause is ExitCause.DONE and record.kill and not (isinstance(stream, End) and stream.status == "done"):
             return "killed", record.kill, "killed"
+        if isinstance(stream, Broken) and stream.final and not record.kill and gone.cause in (ExitCause.DONE, ExitCause.CANCELLED):
+            return "lost", stream.reason, "stream"
         if gone.cause is ExitCause.DONE and record.steps == 0:
             return "failed", "it ended well but streamed no time step", "no data"
         if gone.cause is ExitCause.CANCELLED and self.state.ended and not record.kill:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,12 @@ from alearn.space import Space
 from alearn.trainer import InlineTrainer
 from alearn.trainer.inline import device_of
 from alearn.transform import Planner
-from alearn.transport.base import Reader
+from alearn.transport.base import Following, Reader
 from alearn.transport.transformed import TransformedReader
 from alearn.types import Exit, Parameters, Sample, Schema
+
+ADIOS2 = ("adios_sst", "adios_bp")
+"""Carriers of programs that write ADIOS2 by themselves."""
 
 
 @dataclass(slots=True)
@@ -111,9 +114,25 @@ class Rooms:
             "ALEARN_ATTEMPT": str(attempt),
             "ALEARN_PARAMETERS": json.dumps(dict(parameters)),
         }
-        env = {**command.env, **stream, **self.reader.address(member, attempt)}
         where = directory / "members" / member / str(attempt)
+        env = {**command.env, **stream, **self.announce(member, attempt, parameters, where)}
         return Job(member=member, attempt=attempt, argv=command.argv, directory=where, env=env, warm=command.warm)
+
+    @property
+    def following(self) -> Following | None:
+        """The carrier, if its writers may know nothing of us and it must be told of them."""
+        return self.carrier if isinstance(self.carrier, Following) else None
+
+    @property
+    def carrier(self) -> Reader:
+        """What carries the streams, without the transforms on the way."""
+        return self.reader if self.transformed is None else self.transformed.carrier
+
+    def announce(self, member: str, attempt: int, parameters: Parameters, where: Path) -> Mapping[str, str]:
+        """Let an attempt's stream come; returns the variables of its environment."""
+        if self.following is not None:
+            self.following.follow(member, attempt, parameters, where)
+        return self.reader.address(member, attempt)
 
     def make_trainer(self, schema: Schema) -> InlineTrainer:
         """The trainer, once the first hello has told what a step carries."""
@@ -158,6 +177,8 @@ def check(config: Config) -> None:
     if config.simulation is None:
         raise ConfigError(NO_SIMULATION)
     make_simulation(config).check(space.names)
+    if config.simulation.options.get("format") == "adios2" and config.transport.name not in ADIOS2:
+        raise ConfigError(f"simulation.format=adios2 needs transport={' or '.join(ADIOS2)}; transport is '{config.transport.name}'.")
     find_reference(config, space)
     _build("acquisition", config.acquisition, seed=config.seed)
     make_monitors(config)

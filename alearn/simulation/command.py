@@ -15,7 +15,7 @@ from alearn.simulation.base import Command
 from alearn.simulation.mpi import wrapped
 from alearn.types import Parameters, Value
 
-FORMATS = ("jsonl", "client")
+FORMATS = ("jsonl", "client", "adios2")
 
 
 class CommandSimulation:
@@ -28,7 +28,8 @@ class CommandSimulation:
         argv: the program and its arguments; ``{name}`` stands for a parameter's value, ``{name:.3f}`` formats it as Python
             does, ``{{`` is a brace.
         format: "jsonl" (one JSON object a time step on stdout: ``{"t": 0.1, "y": 1.2, "u": [..]}``; other lines go to the
-            log) or "client" (the program streams by itself through the alearn client).
+            log), "client" (the program streams by itself through the alearn client) or "adios2" (the program writes ADIOS2,
+            which the transport follows).
         steps: how many time steps a run prints, if known.
         ranks: MPI ranks of one member; more than one are started by mpiexec.
         mpiexec: the program that starts them, by name or path ("srun" too); empty finds the mpiexec in PATH.
