@@ -222,6 +222,12 @@ def assemble(config: Config, arm: str, directory: Path) -> Rooms:
     )
 
 
+def _within_record(config: Config, available: int) -> Config:
+    """A replay ends when everything recorded has been used."""
+    members = available if config.budget.members is None else min(config.budget.members, available)
+    return dataclasses.replace(config, budget=dataclasses.replace(config.budget, members=members))
+
+
 def make_reader(config: Config, launcher: Launcher, directory: Path) -> Reader:
     """The carrier's reader, behind the study's transforms if there are any."""
     reader: Reader = _build("transport", config.transport)

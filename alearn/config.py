@@ -260,6 +260,8 @@ def _plugin(group: str, value: Any) -> PlugIn | None:
     target = options.get("target")
     if isinstance(target, str):
         options["target"] = _absolute_target(target)
+    if group == "simulation" and isinstance(options.get("collect"), dict) and isinstance(options["collect"].get("reader"), str):
+        options["collect"]["reader"] = _absolute_target(options["collect"]["reader"])
     if group == "simulation" and isinstance(options.get("study"), str):
         options["study"] = os.path.abspath(os.path.expanduser(options["study"]))
     if group == "simulation" and isinstance(options.get("argv"), list):

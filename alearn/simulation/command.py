@@ -9,9 +9,11 @@ import string
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
 from alearn.simulation.base import Command
+from alearn.simulation.collect import Collector
 from alearn.simulation.mpi import wrapped
 from alearn.types import Parameters, Value
 
@@ -35,9 +37,11 @@ class CommandSimulation:
         mpiexec: the program that starts them, by name or path ("srun" too); empty finds the mpiexec in PATH.
         terminal: give the program a pseudo-terminal as stdout, for one that otherwise holds its lines back (C's stdio
             writes to a pipe in blocks of 4 KiB).
+        collect: for a program that only leaves files: which, and what reads them, ``{files: out_*.csv, reader: read.py:step}``
+            (see ``alearn.simulation.collect.Collector``). What it prints goes to the log.
 
     Raises:
-        ConfigError: the command is empty or a placeholder is malformed.
+        ConfigError: the command is empty, a placeholder is malformed, or an entry of ``collect`` is wrong.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class CommandSimulation:
         self.terminal = terminal
         self.ranks = ranks
         self.mpiexec = mpiexec
+        self.collector = None if not collect else Collector.of(collect)
+        if self.collector is not None and format != "jsonl":
+            raise ConfigError(f"simulation.collect reads files, so simulation.format={format} does not go with it; leave one of them out.")
         self.placeholders = tuple(dict.fromkeys(name for word in self.argv for name in _placeholders(word)))
 
     def check(self, names: Iterable[str]) -> None:
@@ -81,6 +88,8 @@ class CommandSimulation:
         unused = [name for name in names if name not in self.placeholders]
         if unused and self.placeholders:
             raise ConfigError(f"The command does not use the parameter '{unused[0]}'; put {{{unused[0]}}} into simulation.argv.")
+        if self.collector is not None:
+            self.collector.load()
         if shutil.which(self.argv[0]) is None:
             raise ConfigError(f"The program '{self.argv[0]}' is not there or not executable; give its path, and chmod +x it.")
 
@@ -92,7 +101,8 @@ class CommandSimulation:
         """
         argv = wrapped(self.ranks, self.mpiexec, [_fill(word, parameters) for word in self.argv])
         if self.format == "jsonl":
-            options = json.dumps({"steps": self.steps, "terminal": self.terminal})
+            collect = None if self.collector is None else vars(self.collector)
+            options = json.dumps({"steps": self.steps, "terminal": self.terminal, "collect": collect})
             argv = (sys.executable, "-P", "-m", "alearn.simulation.drive", "command", options, "--", *argv)
         return Command(argv, {"ALEARN_PARAMETERS": json.dumps(dict(parameters))})
 

@@ -178,7 +178,8 @@ def drive_command(argv: list[str], options: Mapping[str, Any]) -> int:
 
     Args:
         argv: the program and its arguments.
-        options: "steps" (how many it prints, if known) and "terminal" (give it a pseudo-terminal as stdout).
+        options: "steps" (how many it prints, if known), "terminal" (give it a pseudo-terminal as stdout) and "collect" (the steps
+            are in the files that it leaves; all that it prints goes to the log).
 
     Returns:
         The program's exit code; if a signal ended it, this process ends by the same.
@@ -192,8 +193,13 @@ def drive_command(argv: list[str], options: Mapping[str, Any]) -> int:
     try:
         with _connect(options) as run:
             try:
-                program, lines = _open(argv, environ, bool(options.get("terminal")))
-                stream(run, _steps(_lines(lines.fileno(), program)), terminator)
+                if options.get("collect"):
+                    program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environ)
+                    steps = _collected(options["collect"], program)
+                else:
+                    program, lines = _open(argv, environ, bool(options.get("terminal")))
+                    steps = _steps(_lines(lines.fileno(), program))
+                stream(run, steps, terminator)
                 code = program.wait()
                 if code:
                     run.close("failed", f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}")
@@ -214,6 +220,15 @@ def drive_command(argv: list[str], options: Mapping[str, Any]) -> int:
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -code)
     return code
+
+
+def _collected(options: Mapping[str, Any], program: subprocess.Popen[bytes]) -> Iterator[Mapping[str, Any]]:
+    """The steps in the files that the program leaves in this folder."""
+    from pathlib import Path
+
+    from alearn.simulation.collect import Collector
+
+    return Collector.of(options).steps(Path(), lambda: program.poll() is None)
 
 
 def _lines(fd: int, program: subprocess.Popen[bytes]) -> Iterator[bytes]:

@@ -34,6 +34,7 @@ def test_the_examples_are_numbered_and_complete():
         ("01_generator", {"angle", "energy"}),
         ("02_command", {"prey", "predators"}),
         ("03_own_acquisition", {"angle"}),
+        ("08_files", {"middle", "heat", "u"}),
     ],
 )
 def test_example(name, outputs, tmp_path):

@@ -91,7 +91,7 @@ def test_killed_members_only_on_demand_and_only_inside_the_space(record):
 
 
 def test_what_is_wrong_is_told(record, tmp_path):
-    with pytest.raises(ConfigError, match="simulation.study=DIR"):
+    with pytest.raises(ConfigError, match=r"simulation\.study=DIR"):
         ReplaySimulation()
     with pytest.raises(UnknownName, match="Did you mean 'nearest'"):
         ReplaySimulation(str(record), "neares")
