@@ -206,6 +206,9 @@ def assemble(config: Config, arm: str, directory: Path) -> Rooms:
         ConfigError: something cannot be made; nothing was started.
     """
     space = Space.from_config(config.space)
+    simulation = make_simulation(config)
+    if isinstance(simulation, Recorded):
+        config = _within_record(config, simulation.available(space))
     carrier = {"name": config.transport.name, **config.transport.options}
     launcher = _build("launcher", config.launcher, carrier=carrier, ranks=_ranks(config))
     return Rooms(

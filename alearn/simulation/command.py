@@ -52,6 +52,7 @@ class CommandSimulation:
         terminal: bool = False,
         ranks: int = 1,
         mpiexec: str = "",
+        collect: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(argv, str) or not argv:
             raise ConfigError(f'simulation.argv is {argv!r}; give a list, e.g. simulation.argv=[./solver,--kappa,"{{kappa}}"].')
