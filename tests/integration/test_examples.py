@@ -35,6 +35,7 @@ def test_the_examples_are_numbered_and_complete():
         ("02_command", {"prey", "predators"}),
         ("03_own_acquisition", {"angle"}),
         ("08_files", {"middle", "heat", "u"}),
+        ("09_mpi", {"hottest", "u"}),
     ],
 )
 def test_example(name, outputs, tmp_path):
