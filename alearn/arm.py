@@ -15,8 +15,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from alearn.launcher import Adopting, past_exit, sweep
 from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, Rescore, RunningMember, Save
 from alearn.ledger import Ledger, SampleRefused
 from alearn.steering import commands
-from alearn.transport.base import Broken, End, Hello
+from alearn.transport.base import Broken, End, Hello, Steered, Steering
 from alearn.types import Exit, ExitCause, MemberState, Sample, member_id
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,9 @@ class Arm:
         if not self.state.started:
             self.ledger.set_meta("parameter_units", self.rooms.space.units)
             self._chronicle.record(self.rooms.started(time.time()))
+            taken_over = self.rooms.take_over(self.ledger, self._chronicle)
+            if 0 < taken_over < self.rooms.config.initial:
+                self._initial(self.rooms.config.initial - taken_over, 0)
         else:
             commands(self._root)  # what was asked of the controller before: nobody means it now
             self._chronicle.record(ev.StudyResumed(at=time.time()))
@@ -208,6 +212,8 @@ class Arm:
                 case Broken(fault=True):
                     self._fault(_misfit(message.member, message.reason))
                     self._streams[message.member, message.attempt] = message
+                case Steered(member=member, attempt=attempt, step=step, values=values):
+                    self._chronicle.record(ev.MemberSteered(at=time.time(), member=member, attempt=attempt, step=step, values=values))
                 case End() | Broken():
                     self._streams[message.member, message.attempt] = message
                     if isinstance(message, Broken) and message.final:
@@ -380,7 +386,7 @@ class Arm:
         if queued and not asked.final:
             self._ask(Rescore(queued))
         self._chronicle.record(
-            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds),
+            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds, lead=m.lead),
             ev.Evaluated(
                 at=now,
                 simulated_steps=asked.simulated_steps,
@@ -407,6 +413,8 @@ class Arm:
             record = self.state.active.get(wish.member or "")
             if wish.command == "kill" and record is not None:
                 self._kill(do.Kill(record.id, record.attempt, "killed by the user"))
+            elif wish.command == "steer" and record is not None:
+                self._hand_over(record, wish.values)
             elif wish.command == "revoke" and wish.member is not None:
                 self._revoke(wish.member, wish.reason)
             elif wish.command == "pause":
@@ -416,6 +424,15 @@ class Arm:
             elif wish.command == "stop":
                 self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
                 return
+
+    def _hand_over(self, record: Record, values: Mapping[str, Any]) -> None:
+        """Hand new values to a running simulation, which takes them when it next asks."""
+        carrier = self.rooms.carrier
+        if not isinstance(carrier, Steering):
+            log.warning("Member %s was not steered: transport=%s cannot; socket can.", record.id, self.rooms.config.transport.name)
+            return
+        self._chronicle.record(ev.SteerRequested(at=time.time(), member=record.id, attempt=record.attempt, values=values))
+        carrier.steer(record.id, record.attempt, values)
 
     def _revoke(self, member: str, reason: str) -> None:
         """Take a member's samples back; what was learned from them is unlearned by learning anew from the rest."""
@@ -494,8 +511,7 @@ class Arm:
     def _acquire(self, wish: do.Acquire) -> None:
         """The initial design comes from the space; later rounds from the acquisition, beside a Sobol hold-out."""
         if wish.origin == "design" or self.learner is None:
-            x = self.rooms.design(wish.q, skip=self.state.queued_total)
-            self._queue(0, "design", [(p, "design", math.nan, "initial space-filling design (Sobol)") for p in x])
+            self._initial(wish.q, self.state.queued_total)
             return
         if Propose in self._asked:
             return
@@ -508,6 +524,9 @@ class Arm:
             self._ask(Propose(self.state.rounds + 1, q, pending, observed, failed, created))
         else:
             self._queue(self.state.rounds + 1, "holdout", self._holdout_points(wish.holdout))
+
+    def _initial(self, n: int, skip: int) -> None:
+        self._queue(0, "design", [(p, "design", math.nan, self.rooms.designed_by) for p in self.rooms.design(n, skip)])
 
     def _share(self, record: Record) -> float:
         """The share of its trajectory that a member has streamed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from alearn import events as ev
 from alearn.acquisition.base import Acquisition
+from alearn.chronicle import Chronicle
 from alearn.config import NO_SIMULATION, Config, PlugIn
 from alearn.controller import (
     BudgetSpent,
@@ -29,21 +31,28 @@ from alearn.controller import (
     Rounds,
 )
 from alearn.controller.member import Record
+from alearn.controller.quarantine import Quarantine
+from alearn.controller.stragglers import Stragglers
 from alearn.errors import ConfigError
 from alearn.launcher.base import Job, Launcher
+from alearn.ledger import Ledger
 from alearn.registry import build
 from alearn.simulation.base import Recorded, Settled, Simulation
 from alearn.simulators.reference import Reference, load_reference
 from alearn.space import Space
+from alearn.space.designs import DESIGNS, initial_design
 from alearn.trainer import InlineTrainer
 from alearn.trainer.inline import device_of
 from alearn.transform import Planner
 from alearn.transport.base import Following, Reader
 from alearn.transport.transformed import TransformedReader
 from alearn.types import Exit, Parameters, Sample, Schema
+from alearn.warmstart import read_past, take_over
 
 ADIOS2 = ("adios_sst", "adios_bp")
 """Carriers of programs that write ADIOS2 by themselves."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -85,8 +94,26 @@ class Rooms:
         return ev.StudyStarted(at=now, study=c.study, arm=self.arm, seed=c.seed, budget=c.budget.limits())
 
     def design(self, n: int, skip: int) -> Sequence[tuple[float, ...]]:
-        """The next ``n`` points of the initial Sobol design."""
-        return [tuple(row) for row in self.space.sobol(n, seed=self.seed, skip=skip).tolist()]
+        """The next ``n`` points of the initial design."""
+        c = self.config
+        return [tuple(row) for row in initial_design(self.space, c.design.kind, c.initial, n, self.seed, skip).tolist()]
+
+    @property
+    def designed_by(self) -> str:
+        """Why a point of the initial design is where it is."""
+        kind = self.config.design.kind
+        return DESIGNS[kind] if kind in DESIGNS else f"initial design, from {Path(kind).name}"
+
+    def take_over(self, ledger: Ledger, chronicle: Chronicle) -> int:
+        """Make the members of what was simulated before; returns how many they are."""
+        if self.config.design.data is None:
+            return 0
+        path = Path(self.config.design.data)
+        found = read_past(path, self.space)
+        take_over(found, path, self.space, ledger, chronicle, self.config.units)
+        if found.left_out:
+            log.warning("%s", found.summary(path))
+        return len(found.members)
 
     def holdout(self, n: int, skip: int) -> Sequence[tuple[float, ...]]:
         """The next ``n`` points of the Sobol stream beside the acquisition (a sequence of its own)."""
@@ -180,6 +207,8 @@ def check(config: Config) -> None:
     if config.simulation.options.get("format") == "adios2" and config.transport.name not in ADIOS2:
         raise ConfigError(f"simulation.format=adios2 needs transport={' or '.join(ADIOS2)}; transport is '{config.transport.name}'.")
     find_reference(config, space)
+    if config.design.data is not None:
+        read_past(Path(config.design.data), space)
     _build("acquisition", config.acquisition, seed=config.seed)
     make_monitors(config)
     device_of(str(config.trainer.options.get("device", "auto")))
@@ -233,7 +262,7 @@ def _within_record(config: Config, available: int) -> Config:
 
 def make_reader(config: Config, launcher: Launcher, directory: Path) -> Reader:
     """The carrier's reader, behind the study's transforms if there are any."""
-    reader: Reader = _build("transport", config.transport)
+    reader: Reader = _build("transport", config.transport, directory=directory)
     wish = config.transform
     if not wish.steps:
         return reader
@@ -261,11 +290,12 @@ def make_policy(config: Config, *, learning: bool = True) -> Policy:
     q = config.design.batch
     return Policy(
         launch=KeepSlotsFull(withdraw_below=config.design.withdraw_below),
-        kill=_build("kill", config.kill),
+        kill=Stragglers(_build("kill", config.kill), action=config.failure.stragglers, factor=config.failure.slow),
         acquire=Rounds(design=config.initial, q=q, low_water=min(2, q), holdout=config.design.holdout),
         learn=Learn(members=q, snapshot_s=config.checkpoint_s) if learning else Learn(members=0, first_steps=sys.maxsize),
         stop=stop,
-        failure=Retry(max_attempts=config.failure.attempts),
+        failure=Retry(max_attempts=config.failure.attempts, retry=config.failure.causes(), backoff_s=config.failure.backoff()),
+        screen=Quarantine(failures=config.failure.quarantine, radius=config.failure.radius),
     )
 
 

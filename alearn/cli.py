@@ -28,12 +28,14 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn report DIR               write report.html again, from what is stored
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
   alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
+  alearn export DIR --to FOLDER   the surrogate for other programs: torch.export, ONNX, and a card that says what it is
   alearn verify DIR               check every checksum of ledger, archive and snapshots
   alearn export-archive DIR --to zarr|netcdf OUT [--box F=0.03:0.05]
                                   what was streamed, for other tools
   alearn replay DIR               derive every decision again from the events, and say where today's code differs
                                     (--policy NAME --set OPTION=VALUE asks another kill policy)
   alearn kill DIR MEMBER          kill one member of a running study
+  alearn steer DIR MEMBER K=V     hand new values to a running simulation
   alearn revoke DIR MEMBER        take a member's samples back (--reason TEXT)
   alearn pause|continue|stop DIR  steer a running study
   alearn plan DIR --nodes 10,100  what the study would take on other machines
@@ -202,8 +204,8 @@ def _report(words: list[str]) -> int:
 def _verify(words: list[str]) -> int:
     args = _directory("Check every checksum of ledger, archive and snapshots.", "verify", words)
     from alearn.ledger import Ledger
-    from alearn.surrogate.snapshot import verify_snapshots
     from alearn.ledger.folders import arm_folders
+    from alearn.surrogate.snapshot import verify_snapshots
 
     sound = True
     for arm in arm_folders(args.directory) or [args.directory]:
@@ -247,6 +249,18 @@ def _export_archive(words: list[str]) -> int:
     out = export_archive(args.directory, args.to, args.out, box=parse_box(args.box), members=args.member, fields=args.field)
     print(summary(out, args.to))
     return 0
+
+
+def _export(words: list[str]) -> int:
+    parser = _Parser(prog="alearn export", description="Write the surrogate for other programs, with a card beside it.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to; default DIR/export")
+    parser.add_argument("--format", action="append", metavar="torch|onnx", help="only this one (default: both)")
+    parser.add_argument("--licence", default="", help="a line for the card")
+    args = parser.parse_args(words)
+    from alearn.export import export_command
+
+    return export_command(args.directory, args.to or args.directory / "export", args.format, args.licence)
 
 
 def _predict(words: list[str]) -> int:
@@ -304,6 +318,18 @@ def _steer(command: str) -> Callable[[list[str]], int]:
     return steer
 
 
+def _steer_member(words: list[str]) -> int:
+    parser = _Parser(prog="alearn steer", description="Hand new values to a running simulation.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("member", metavar="MEMBER")
+    parser.add_argument("values", nargs="+", metavar="NAME=VALUE")
+    args = parser.parse_args(words)
+    from alearn.steering import steer
+
+    print(steer(args.directory, args.member, args.values))
+    return 0
+
+
 def _revoke(words: list[str]) -> int:
     parser = _Parser(prog="alearn revoke", description="Take a member's samples back: out of the training and the archive's views.")
     parser.add_argument("directory", type=Path, metavar="DIR")
@@ -325,10 +351,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "watch": _watch,
     "report": _report,
     "predict": _predict,
+    "export": _export,
     "verify": _verify,
     "export-archive": _export_archive,
     "replay": _replay,
     "kill": _steer("kill"),
+    "steer": _steer_member,
     "revoke": _revoke,
     "pause": _steer("pause"),
     "continue": _steer("continue"),

@@ -705,7 +705,8 @@ class Run:
 
     def _take(self) -> None:
         """Look for values to steer by; those that came hold from the next step on, and the learner is told so."""
-        if self._opened and not self._closed:
+        if self._opened and not self._closed and (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_S
             self._turn(0.0)
         if self._taken != self._wish:
             self._taken, self._taken_at = self._wish, self.step

@@ -191,6 +191,25 @@ class KillRequested(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SteerRequested(Event):
+    """The user wants a running simulation to go on with new values of its knobs (numbers, texts, truth values)."""
+
+    member: str
+    attempt: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSteered(Event):
+    """The simulation took the values; they hold from step number ``step`` on."""
+
+    member: str
+    attempt: int
+    step: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GhostSpared(Event):
     """A condemned member runs on as the kill policy's control."""
 
@@ -269,7 +288,8 @@ KINDS: dict[str, type[Event]] = {
     for cls in (
         StudyStarted, StudyResumed, StudyPaused, StudyContinued, BudgetChanged, StudyEnded,
         MemberQueued, MemberRescored, MemberRequeued, MemberLaunched, MemberRunning, SamplesStored, MemberScored, MonitorAlarm,
-        CapacityChanged, KillRequested, GhostSpared, MemberEnded, MemberRevoked, RoundDecided, Refitted, Evaluated, SnapshotWritten,
+        CapacityChanged, KillRequested, SteerRequested, MemberSteered,
+        GhostSpared, MemberEnded, MemberRevoked, RoundDecided, Refitted, Evaluated, SnapshotWritten,
     )
 }  # fmt: skip
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
 from alearn.events import MemberRevoked
@@ -17,16 +19,17 @@ from alearn.ledger.folders import arm_folders
 from alearn.ledger.lock import has_writer
 from alearn.types import Member
 
-COMMANDS = ("kill", "pause", "continue", "stop", "revoke")
+COMMANDS = ("kill", "pause", "continue", "stop", "revoke", "steer")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A wish of the user's: one of ``COMMANDS``; ``member`` for kill and revoke, ``reason`` for revoke."""
+    """A wish of the user's: one of ``COMMANDS``; ``member`` for kill, revoke and steer, ``reason`` for revoke, ``values`` for steer."""
 
     command: str
     member: str | None = None
     reason: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def control_folder(directory: Path) -> Path:
@@ -34,7 +37,7 @@ def control_folder(directory: Path) -> Path:
     return directory / "commands"
 
 
-def request(directory: Path, command: str, member: str | None = None, reason: str = "") -> str:
+def request(directory: Path, command: str, member: str | None = None, reason: str = "", values: Mapping[str, Any] | None = None) -> str:
     """Drop a command for the study in ``directory``; returns a sentence for the user.
 
     Raises:
@@ -55,9 +58,48 @@ def request(directory: Path, command: str, member: str | None = None, reason: st
     folder.mkdir(exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     part = folder / f".{name}.part"
-    part.write_text(json.dumps({"command": command, "member": member, "reason": reason}))
+    part.write_text(json.dumps({"command": command, "member": member, "reason": reason, "values": dict(values or {})}))
     os.replace(part, folder / f"{name}.json")
     return f"asked the study in {directory} to {command}{' ' + member if member else ''}; a running controller acts within a second."
+
+
+def steer(directory: Path, member: str, assignments: Sequence[str]) -> str:
+    """Hand new values to a running simulation, which takes them when it next asks (``run.steered``); returns a sentence.
+
+    Args:
+        directory: of the study.
+        member: whose simulation.
+        assignments: ``name=value``; a value is a number, true, false or else a text.
+
+    Raises:
+        ConfigError: the member does not run, or a value cannot be handed over, or is one that samples are filed under.
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"'{text}' is no assignment; write name=value.")
+        values[name] = _value(text, value)
+    found = [known for arm in arm_folders(directory) for known in _members(arm) if known.id == member]
+    if found and not any(known.state.active for known in found):
+        raise ConfigError(f"Member {member} is {found[0].state}; only a running one can be steered.")
+    fixed = sorted({n for known in found for n in values if n in known.parameters})
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)} of member {member} cannot be steered: its samples are learned under the values that it was "
+            f"launched with. Kill it (`alearn kill {directory} {member}`), or steer what is no parameter of the space."
+        )
+    return request(directory, "steer", member, values=values) + " The simulation takes it when it next asks; the ledger says when."
+
+
+def _value(text: str, value: str) -> Any:
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    if not isinstance(found, (bool, int, float, str)) or (isinstance(found, float) and not math.isfinite(found)):
+        raise ConfigError(f"'{text}' hands over neither a finite number, true, false nor a text.")
+    return found
 
 
 def revoke(directory: Path, member: str, reason: str = "") -> str:
@@ -110,8 +152,8 @@ def commands(directory: Path) -> Sequence[Command]:
         try:
             raw = json.loads(path.read_text())
             if raw.get("command") in COMMANDS:
-                found.append(Command(raw["command"], raw.get("member"), str(raw.get("reason", ""))))
-        except (OSError, ValueError, AttributeError):
+                found.append(Command(raw["command"], raw.get("member"), str(raw.get("reason", "")), dict(raw.get("values") or {})))
+        except (OSError, ValueError, AttributeError, TypeError):
             pass
         path.unlink(missing_ok=True)
     return found

@@ -170,7 +170,8 @@ def _running(s: StudyState, e: ev.MemberRunning) -> None:
         return
     s._move(record, MemberState.RUNNING)
     record.running_at = e.at
-    s._startup = (s._startup[0] + 1, s._startup[1] + max(0.0, e.at - record.launched_at))
+    if record.origin != "data":  # one that ran before the study tells nothing of what a member costs
+        s._startup = (s._startup[0] + 1, s._startup[1] + max(0.0, e.at - record.launched_at))
 
 
 def _stored(s: StudyState, e: ev.SamplesStored) -> None:
@@ -198,7 +199,7 @@ def _stored(s: StudyState, e: ev.SamplesStored) -> None:
     if e.member not in s.active:
         return
     s._active_steps += new
-    if new:
+    if new and record.origin != "data":
         since = record.running_at if math.isnan(record.last_step_at) else record.last_step_at
         pace = max(0.0, e.at - since) / new
         record.pace_s = pace if math.isnan(record.pace_s) else (1 - PACE_WEIGHT) * record.pace_s + PACE_WEIGHT * pace
@@ -251,6 +252,10 @@ def _kill_requested(s: StudyState, e: ev.KillRequested) -> None:
     s.outbid[record.origin].discard(e.member)
 
 
+def _noted(s: StudyState, e: ev.Event) -> None:
+    """For the record: nothing is decided from it."""
+
+
 def _spared(s: StudyState, e: ev.GhostSpared) -> None:
     record = s.look(e.member)
     if not isinstance(record, Record) or not record.state.active or record.ghost:
@@ -294,8 +299,11 @@ def _ended(s: StudyState, e: ev.MemberEnded) -> None:
     if to is MemberState.LOST:
         if not cost:
             record.estimates = {**(record.estimates or {}), e.attempt: (0.0, 0.0)}
+        record.lost_at, record.lost_by = e.at, e.cause
         s.lost.set(e.member, record.tries)
         return
+    if to in (MemberState.DONE, MemberState.FAILED) and e.cause != "launch":
+        s.recent.append((record.x, to is MemberState.FAILED))
     if to is MemberState.DONE:
         s._done_steps += record.steps
     elif to is MemberState.KILLED:
@@ -362,6 +370,8 @@ _HANDLERS: dict[type[ev.Event], Callable[[StudyState, Any], None]] = {
     ev.MemberScored: _scored,
     ev.MonitorAlarm: _alarm,
     ev.KillRequested: _kill_requested,
+    ev.SteerRequested: _noted,
+    ev.MemberSteered: _noted,
     ev.GhostSpared: _spared,
     ev.MemberEnded: _ended,
     ev.MemberRevoked: _revoked,

@@ -6,6 +6,7 @@ user's own file are imported, so that a member starts as fast as its own code do
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -13,12 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import IO, Any, TypeVar
 
 from alearn.client import Run, Stopped, connect
 from alearn.simulation.mpi import rank
 
+T = TypeVar("T")
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after a SIGTERM: the run ended early, whatever became of the simulation."""
 TURN_S = 0.2
@@ -33,7 +35,7 @@ class Terminated(BaseException):
 
 
 class _Terminator:
-    """Turns SIGTERM into ``Terminated``, but never in the middle of a ``put``."""
+    """Turns SIGTERM into ``Terminated``, but never in the middle of a word with the learner."""
 
     def __init__(self) -> None:
         self.arrived = False
@@ -45,17 +47,18 @@ class _Terminator:
         if first and not self.shielded:
             raise Terminated
 
-    def put(self, run: Run, t: float, values: Mapping[str, Any]) -> None:
-        """``run.put`` as a whole, then the signal if one came meanwhile."""
+    def whole(self, work: Callable[[], T]) -> T:
+        """This work as a whole, then the signal if one came meanwhile."""
         if self.arrived:
             raise Terminated
         self.shielded = True
         try:
-            run.put(t, values)
+            result = work()
         finally:
             self.shielded = False
         if self.arrived:
             raise Terminated
+        return result
 
 
 def stream(run: Run, steps: Iterable[Any], terminator: _Terminator) -> None:
@@ -75,10 +78,23 @@ def stream(run: Run, steps: Iterable[Any], terminator: _Terminator) -> None:
             if not isinstance(values, Mapping):
                 raise TypeError(f'Step {index} is a {type(values).__name__}; yield a dict for each time step, e.g. {{"t": t, "y": y}}.')
             given = dict(values)
-            terminator.put(run, float(given.pop("t", index)), given)
+            terminator.whole(functools.partial(run.put, float(given.pop("t", index)), given))
     finally:
         if hasattr(steps, "close"):
             steps.close()
+
+
+def _steered(run: Run, steps: Generator[Any, Any, Any], terminator: _Terminator) -> Iterator[Any]:
+    """A generator's steps; it is given what its member is steered to: ``new = yield {...}`` is a mapping, or None as mostly."""
+    new = None
+    try:
+        while True:
+            yield steps.send(new)
+            new = terminator.whole(run.steering) or None
+    except StopIteration:
+        return
+    finally:
+        steps.close()
 
 
 def _connect(options: Mapping[str, Any]) -> Run:
@@ -119,7 +135,7 @@ def drive_python(target: str, options: Mapping[str, Any], function: Callable[...
                         f"{target} returned a {type(result).__name__}; it must be a generator that yields a dict for each time step, "
                         "or return one dict."
                     )
-                stream(run, result, terminator)
+                stream(run, _steered(run, result, terminator) if isinstance(result, Generator) else result, terminator)
             except Terminated:
                 run.close("stopped", "SIGTERM")
     except Terminated:
