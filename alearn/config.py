@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.space.designs import DESIGNS, points_in
 from alearn.transform.options import Transforms
 
 GROUPS = ("simulation", "surrogate", "acquisition", "kill", "launcher", "transport", "buffer", "trainer")
@@ -40,9 +41,14 @@ class PlugIn:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """How members are chosen in number: initial design (None is automatic), batch q, share of the hold-out stream."""
+    """How members are chosen in number: initial design (None is automatic), batch q, share of the hold-out stream.
+
+    ``kind`` is how the initial design is placed, or a CSV file with its points; ``data`` is what was simulated before.
+    """
 
     initial: int | None = None
+    kind: str = "sobol"
+    data: str | None = None
     batch: int = 4
     holdout: float = 0.1
     withdraw_below: float = 0.1
@@ -183,9 +189,13 @@ class Config:
 
     @property
     def initial(self) -> int:
-        """The size of the initial design: as configured, or max(8, 4 d) but at most a third of the members."""
+        """The size of the initial design: as configured, that of its file, or max(8, 4 d) but at most a third of the members."""
         if self.design.initial is not None:
             return self.design.initial
+        if self.design.kind not in DESIGNS:
+            from alearn.space import Space
+
+            return len(points_in(Path(self.design.kind), Space.from_config(self.space)))
         size = max(8, 4 * len(self.space))
         return max(2, min(size, self.budget.members // 3)) if self.budget.members else size
 
@@ -214,7 +224,7 @@ class Config:
             seed=self.seed + TEST_SEED,
             budget=Budget(members=self.test_members),
             archive="bp5",
-            design=dataclasses.replace(self.design, initial=self.test_members, holdout=0.0),
+            design=dataclasses.replace(self.design, initial=self.test_members, holdout=0.0, kind="sobol", data=None),
         )
 
     def control_arm(self) -> Config:
@@ -304,6 +314,10 @@ def _section(key: str, value: Any) -> Any:
     entries = {str(k): v for k, v in value.items()}
     if key == "design" and entries.get("initial") == "auto":
         entries["initial"] = None
+    if key == "design":
+        entries |= {k: os.path.abspath(os.path.expanduser(str(entries[k]))) for k in ("data",) if entries.get(k) is not None}
+        if "." in str(entries.get("kind", "")):
+            entries["kind"] = os.path.abspath(os.path.expanduser(str(entries["kind"])))
     return section(**entries)
 
 
@@ -326,6 +340,8 @@ def _check(config: Config) -> None:
         raise ConfigError("The study has neither a budget nor a goal and would never end; set budget.members, for example.")
     if d.initial is not None:
         _whole("design.initial", d.initial, 1)
+    if d.kind not in DESIGNS and not d.kind.endswith(".csv"):
+        raise UnknownName("value of design.kind", str(d.kind), [*DESIGNS, "FILE.csv"])
     _whole("design.batch", d.batch, 1)
     _number("design.holdout", d.holdout, 0, 1)
     _number("failure.budget", f.budget, 0, 1)

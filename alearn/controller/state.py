@@ -206,8 +206,8 @@ class StudyState:
 
     def member_core_s(self) -> float:
         """Mean core-seconds of an ended attempt; 0 before one ended."""
-        over = self.attempts - len(self.active)
-        return self.core_s / over if over else 0.0
+        over = self.attempts - len(self.active) - self.origins["data"]  # what ran before the study cost it nothing
+        return self.core_s / over if over > 0 else 0.0
 
     def wall_clock(self, now: float) -> float:
         """Seconds in which the study ran: pauses and the time between a crash and the resume do not count."""

@@ -1,8 +1,10 @@
-"""Designs: Sobol, Latin hypercube and uniform points, with rejection where the space is constrained."""
+"""Designs: Sobol, Latin hypercube, maximin and uniform points, or the user's own; with rejection where the space is constrained."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,14 @@ from alearn.types import Floats
 if TYPE_CHECKING:
     from alearn.space.space import Space
 
+DESIGNS = {
+    "sobol": "initial space-filling design (Sobol)",
+    "lhs": "initial space-filling design (Latin hypercube)",
+    "maximin": "initial space-filling design (maximin distance)",
+}
+"""The kinds of initial designs, each with the reason that its points carry."""
+CONTINUATION = 104_729
+"""Added to the seed of the Sobol sequence that goes on where a design of another kind ends."""
 MAX_DRAWS = 1 << 20
 """How many points are tried before a constraint counts as impossible to meet."""
 
@@ -88,3 +98,62 @@ def latin_hypercube(space: Space, n: int, seed: int) -> Floats:
         return space.spread(qmc.LatinHypercube(len(space.parameters), rng=rng).random(k))
 
     return rejection(space, n, draw)
+
+
+def maximin(space: Space, n: int, seed: int, pool: int = 64) -> Floats:
+    """``n`` points far from one another (Johnson, Moore and Ylvisaker 1990), ``n x d``: greedily from ``pool n`` Sobol points."""
+    candidates = space.sobol(max(n * pool, 1), seed)
+    distance = np.full(len(candidates), np.inf)
+    rows = [int(((candidates - 0.5) ** 2).sum(axis=1).argmin())] if n else []
+    while len(rows) < n:
+        distance = np.minimum(distance, np.linalg.norm(candidates - candidates[rows[-1]], axis=1))
+        rows.append(int(distance.argmax()))
+    return np.asarray(candidates[rows].reshape(n, space.d))
+
+
+def points_in(path: Path, space: Space) -> Floats:
+    """The points of a CSV table with a column for each parameter, ``n x d``; other columns are ignored.
+
+    Raises:
+        ConfigError: there is no such table, a column is missing, or a row is not in the space.
+    """
+    if not path.is_file():
+        raise ConfigError(f"The design {path} does not exist; give design.kind a CSV file, or one of {', '.join(DESIGNS)}.")
+    with path.open(newline="") as file:
+        table = csv.DictReader(file, skipinitialspace=True)
+        missing = [n for n in space.names if n not in [str(c).strip() for c in table.fieldnames or []]]
+        if missing:
+            raise ConfigError(f"The design {path} lacks a column for {', '.join(missing)}.")
+        points = []
+        for line, row in enumerate(table, start=2):
+            cells = {str(k).strip(): v for k, v in row.items() if k is not None}
+            point = {n: space[n].parse((cells[n] or "").strip()) for n in space.names}
+            try:
+                space.check(point)
+            except ConfigError as error:
+                raise ConfigError(f"Line {line} of the design {path} cannot be used: {error}") from error
+            points.append(point)
+    if not points:
+        raise ConfigError(f"The design {path} holds no points.")
+    return space.to_unit(points)
+
+
+def initial_design(space: Space, kind: str, size: int, n: int, seed: int, skip: int) -> Floats:
+    """The points ``skip`` to ``skip + n`` of an initial design, ``n x d``.
+
+    Args:
+        space: the parameters.
+        kind: one of ``DESIGNS``, or a CSV file with points.
+        size: of the whole design; what is asked for beyond it are Sobol points.
+        n: how many.
+        seed: of the study.
+        skip: how many were taken before.
+    """
+    if kind == "sobol":
+        return space.sobol(n, seed, skip=skip)
+    whole = (
+        space.lhs(size, seed) if kind == "lhs" else maximin(space, size, seed) if kind == "maximin" else points_in(Path(kind), space)[:size]
+    )
+    own = whole[skip : skip + n]
+    more = n - len(own)
+    return np.vstack([own, space.sobol(more, seed + CONTINUATION, skip=max(0, skip - len(whole)))]) if more else own

@@ -50,6 +50,13 @@ class Parameter(ABC):
         """The nearest valid columns, ``n x width``."""
         return self.to_unit(self.from_unit(columns))
 
+    def parse(self, text: str) -> Value:
+        """A value as it is written in a table. What cannot be one comes back as it is, for ``problem`` to name."""
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier():
@@ -167,6 +174,10 @@ class Integer(Parameter):
     def spread(self, u: Floats) -> Floats:
         return self.snap(np.asarray(u, dtype=np.float64)[:, None])
 
+    def parse(self, text: str) -> Value:
+        number = super().parse(text)
+        return int(number) if isinstance(number, float) and number.is_integer() else number
+
     def problem(self, value: Any) -> str | None:
         problem = _number_problem(self.name, value, self.low, self.high, self.unit)
         if problem is None and float(value) != int(value):
@@ -200,6 +211,9 @@ class Ordinal(Parameter):
     def spread(self, u: Floats) -> Floats:
         return self.snap(np.asarray(u, dtype=np.float64)[:, None])
 
+    def parse(self, text: str) -> Value:
+        return {str(v): v for v in self.values}.get(text, text)
+
     def problem(self, value: Any) -> str | None:
         return _label_problem(self.name, value, self.values)
 
@@ -230,6 +244,9 @@ class Categorical(Parameter):
         n = len(self.choices)
         index = np.clip(np.floor(np.asarray(u) * n), 0, n - 1).astype(int)
         return np.asarray(np.eye(n)[index], dtype=np.float64)
+
+    def parse(self, text: str) -> Value:
+        return {str(v): v for v in self.choices}.get(text, text)
 
     def problem(self, value: Any) -> str | None:
         return _label_problem(self.name, value, self.choices)
