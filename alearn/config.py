@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.types import ExitCause
 from alearn.space.designs import DESIGNS, points_in
 from alearn.transform.options import Transforms
 
@@ -93,10 +94,26 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How many failures a study bears: a share of its members, and attempts of a lost or preempted one."""
+    """How many failures a study bears, what is tried again and when, and what becomes of regions that fail and of stragglers."""
 
     budget: float = 0.5
     attempts: int = 3
+    retry: Sequence[str] = ()
+    backoff_s: float | Mapping[str, float] = 0.0
+    quarantine: int = 0
+    radius: float = 0.1
+    stragglers: str = "wait"
+    slow: float = 5.0
+
+    def causes(self) -> list[str]:
+        """The causes in ``retry``, by their names in ``ExitCause`` (``out_of_memory`` may stand for ``out of memory``)."""
+        return [cause.replace("_", " ") for cause in self.retry]
+
+    def backoff(self) -> float | dict[str, float]:
+        """``backoff_s`` with the causes by their names in ``ExitCause``."""
+        if isinstance(self.backoff_s, Mapping):
+            return {cause.replace("_", " "): seconds for cause, seconds in self.backoff_s.items()}
+        return self.backoff_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +329,9 @@ def _section(key: str, value: Any) -> Any:
         if name not in valid:
             raise UnknownName(f"entry of {key}", str(name), valid)
     entries = {str(k): v for k, v in value.items()}
+    if key == "failure":
+        entries["retry"] = tuple(str(cause) for cause in entries.get("retry") or ())
+        entries["backoff_s"] = _plain(entries.get("backoff_s", 0.0))
     if key == "design" and entries.get("initial") == "auto":
         entries["initial"] = None
     if key == "design":
@@ -346,6 +366,14 @@ def _check(config: Config) -> None:
     _number("design.holdout", d.holdout, 0, 1)
     _number("failure.budget", f.budget, 0, 1)
     _whole("failure.attempts", f.attempts, 1)
+    _whole("failure.quarantine", f.quarantine, 0)
+    _number("failure.radius", f.radius, 0, 1)
+    _number("failure.slow", f.slow, 1, math.inf)
+    _choice("failure.stragglers", f.stragglers, ("wait", "kill", "restart"))
+    for cause, seconds in f.backoff_s.items() if isinstance(f.backoff_s, Mapping) else [("", f.backoff_s)]:
+        _number(f"failure.backoff_s{f'.{cause}' if cause else ''}", seconds, 0, 86400)
+    for cause in [*f.causes(), *(f.backoff() if isinstance(f.backoff_s, Mapping) else ())]:
+        _choice("failure.retry or failure.backoff_s", cause, list(ExitCause))
     if not isinstance(config.control.enabled, bool):
         raise ConfigError(f"control.enabled is {config.control.enabled!r}; write true or false.")
     if g.metric is not None:

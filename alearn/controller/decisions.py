@@ -10,6 +10,7 @@ decision       answered by
 ``Kill``       ``KillRequested``, later ``MemberEnded``
 ``Spare``      ``GhostSpared``
 ``Requeue``    ``MemberRequeued``
+``Wait``       nothing
 ``Withdraw``   ``MemberRescored(withdrawn=True)``
 ``Acquire``    ``RoundDecided`` and a ``MemberQueued`` for each point
 ``Refit``      ``Refitted``
@@ -70,6 +71,14 @@ class Spare(Decision):
 @dataclass(frozen=True, slots=True)
 class Requeue(Decision):
     """Queue a lost member again."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Decision):
+    """A lost member will be queued again, but not before its back-off is over. Nothing is to be done."""
 
     member: str
     reason: str

@@ -64,6 +64,7 @@ class Record:
         ghost: it was condemned and runs on as a control; ``ghost_step`` says since when.
         adoptable: it is lost only because the controller died.
         excused: attempts that are lost only because the controller died: they are not held against the member.
+        lost_at, lost_by: when and by which cause its last attempt was lost, while it is.
         estimates: core- and wall seconds by attempt that were abandoned and of whose end nobody has heard.
     """
 
@@ -101,6 +102,8 @@ class Record:
     adoptable: bool = False
     estimates: dict[int, tuple[float, float]] | None = None
     excused: int = 0
+    lost_at: float = math.nan
+    lost_by: str = ""
 
     @property
     def tries(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from alearn.controller.decisions import Acquire, Checkpoint, Decision, Evaluate, Kill, Launch, Refit, Stop, Withdraw
+from alearn.controller.decisions import Acquire, Checkpoint, Decision, Evaluate, Kill, Launch, Refit, Stop, Wait, Withdraw
 from alearn.controller.state import StudyState
 from alearn.errors import ConfigError
 
@@ -228,7 +228,7 @@ class Learn:
 
 @dataclass(slots=True)
 class Policy:
-    """The whole policy. ``decide`` is a pure function of the state and the time.
+    """The whole policy. ``decide`` is a pure function of the state and the time. ``screen`` takes back what shall not be launched.
 
     The decisions come in the order in which to carry them out. They are asked for again until the event that
     answers them is applied.
@@ -240,6 +240,7 @@ class Policy:
     learn: Learn
     stop: Sequence[StopRule]
     failure: Rule
+    screen: Rule | None = None
 
     def decide(self, state: StudyState, now: float) -> list[Decision]:
         """What to do at ``now`` (Unix s)."""
@@ -247,14 +248,17 @@ class Policy:
             return []
         kills = self.kill.decide(state, now)
         retries = self.failure.decide(state, now)
-        again = [] if state.paused else retries
+        again = [] if state.paused else [d for d in retries if not isinstance(d, Wait)]
         ending = self.ending(state, now)
         if ending is not None and (ending.kill or not retries):  # what a pause holds back is not over
             return [*kills, *self._wind_down(state, now, ending, {d.member for d in kills if isinstance(d, Kill)})]
         out = [*kills, *again]
         learn = self.learn.decide(state, now)
         if not state.paused:
-            out += self.launch.decide(state, now)
+            refused = self.screen.decide(state, now) if self.screen is not None else []
+            taken_back = {d.member for d in refused if isinstance(d, Withdraw)}
+            out += refused
+            out += [d for d in self.launch.decide(state, now) if not (isinstance(d, (Launch, Withdraw)) and d.member in taken_back)]
             starving = len(state.active) < self.launch.capacity(state) and not state.queue and not learn
             if starving and state.steps > max(state.steps_at_refit, self.learn.first_steps - 1) and self.acquire.due(state, now):
                 learn = [Refit("slots are free and the next round waits for the surrogate")]

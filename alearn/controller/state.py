@@ -18,6 +18,9 @@ from alearn.types import MemberState
 BUDGET = ("members", "steps", "core_s", "wall_s")
 """What a budget may limit: members launched, time steps simulated, core-seconds, wall-clock seconds."""
 
+RECENT = 2048
+"""How many ended members are remembered with their points."""
+
 
 class StudyState:
     """Everything that the policies and the status need. Only ``apply`` changes it.
@@ -49,6 +52,7 @@ class StudyState:
         kills_by_value: killed members that were not at fault.
         ghosts: members ever spared.
         core_s, wall_s: core-seconds and wall seconds of ended attempts; of abandoned ones what they are thought to have used.
+        recent: the latest members that are done or failed: the point in the unit cube, and whether it failed.
         failures: failed members by cause; ``failure_reasons`` by reason with numbers blanked.
         lost_in_a_row: attempts lost since one ended otherwise.
         rounds, acquired: acquisition rounds; points chosen by them (origin acquisition or holdout).
@@ -100,6 +104,7 @@ class StudyState:
         self.wall_s = 0.0
         self.failures: Counter[str] = Counter()
         self.failure_reasons: Counter[str] = Counter()
+        self.recent: deque[tuple[tuple[float, ...], bool]] = deque(maxlen=RECENT)
         self.lost_in_a_row = 0
 
         self.rounds = 0
