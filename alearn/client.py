@@ -254,8 +254,8 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, key: bytes | None = None) -> Address:
-        """Read ``unix:PATH``, ``tls:HOST:PORT``, ``tcp:HOST:PORT`` (sealed, not secret), ``inprocess:NAME`` or
-        ``adios_sst:DIRECTORY``, ``adios_bp:DIRECTORY``.
+        """Read ``unix:PATH``, ``tls:HOST:PORT``, ``tcp:HOST:PORT`` (sealed, not secret), ``inprocess:NAME``,
+        ``redis:CHANNEL@URL#PASSWORD_FILE``, ``adios_sst:DIRECTORY`` or ``adios_bp:DIRECTORY``.
 
         Raises:
             StreamError: the text is none of these.
@@ -264,6 +264,8 @@ class Address(NamedTuple):
         if scheme in ("unix", "inprocess", "adios_sst", "adios_bp") and rest:
             return cls(text, scheme, rest, key)
         host, _, port = rest.rpartition(":")
+        if scheme == "redis" and "@" in rest and key is not None:
+            return cls(text, scheme, rest, key)
         if scheme in ("tls", "tcp") and host and port.isdigit():
             if key is None:
                 raise StreamError(f"The stream {text} needs the study's key; set ALEARN_KEY or ALEARN_KEY_FILE as the launcher does.")
@@ -276,6 +278,10 @@ class Address(NamedTuple):
             if self.target not in DIALERS:
                 raise ConnectionRefusedError("no reader of that name in this process")
             return DIALERS[self.target]()
+        if self.scheme == "redis":
+            from alearn.clients import redis  # not in this file: only those who stream over Redis need it
+
+            return redis.dial(self.target, timeout_s)
         if self.scheme in ("tls", "tcp"):
             sock = socket.create_connection(self.target, timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -658,7 +664,7 @@ class Run:
                     self._link = _adios(self._address)
                 else:
                     self._link = _Link(self._address.dial(max(0.1, min(10.0, until - now))), self._address.scheme == "tls")
-                if self._address.scheme in ("tls", "tcp"):
+                if self._address.scheme in ("tls", "tcp", "redis"):
                     self._authenticate(self._link, time.monotonic() + 10.0)
             except (_Lost, OSError) as error:
                 self._drop(str(error) or type(error).__name__)

@@ -72,7 +72,8 @@ def connect(
         StreamError: the environment is incomplete or wrong; on every rank.
     """
     comm = comm.Dup()
-    run, said = None, {}
+    run: client.Run | None = None
+    said: dict[str, Any] = {}
     if comm.rank == 0:
         try:
             run = client.connect(default, steps_total=steps_total, units=units, environ=environ)
@@ -208,7 +209,7 @@ class MpiRun:
         _raise(said)
         self.acknowledged = int(said["acknowledged"])
 
-    def _abort(self, error: BaseException | None) -> None:
+    def _abort(self, error: BaseException) -> None:
         if self._run is not None:
             self._run.__exit__(type(error), error, None)
         if self.size > 1:

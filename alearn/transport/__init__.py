@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alearn.transport.base import Broken, End, Hello, Message, Reader, Steered, Steering, Writer
     from alearn.transport.inprocess import InProcessReader, connect_inprocess
+    from alearn.transport.redis import RedisReader
     from alearn.transport.socket import SocketReader
 
 _LAZY = {
@@ -21,11 +22,13 @@ _LAZY = {
     "Writer": "base",
     "InProcessReader": "inprocess",
     "connect_inprocess": "inprocess",
+    "RedisReader": "redis",
     "SocketReader": "socket",
 }
 
 __all__ = [
-    "Broken", "End", "Hello", "InProcessReader", "Message", "Reader", "SocketReader", "Steered", "Steering", "Writer", "connect_inprocess",
+    "Broken", "End", "Hello", "InProcessReader", "Message", "Reader", "RedisReader", "SocketReader", "Steered", "Steering", "Writer",
+    "connect_inprocess",
 ]  # fmt: skip
 
 

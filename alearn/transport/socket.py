@@ -77,7 +77,7 @@ class SocketReader:
             listener = self._listen_unix(path)
         else:
             key_file = key_file or ("" if directory is None else str(directory / "stream.key"))
-            key = _study_key(key_file)
+            key = study_key(key_file)
             self._env |= {"ALEARN_KEY_FILE": str(Path(key_file).absolute())} if key_file else {"ALEARN_KEY": key.hex()}
             listener = _listen_tcp(host, port)
             bound = listener.getsockname()
@@ -203,7 +203,12 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _study_key(key_file: str) -> bytes:
+def study_key(key_file: str) -> bytes:
+    """The study's key out of a file, which is made with mode 0600 if it is not there; without a file a fresh one.
+
+    Raises:
+        ConfigError: the file cannot be made or read, others can read it, or it holds no key.
+    """
     if not key_file:
         return secrets.token_bytes(32)
     path = Path(key_file)
