@@ -29,6 +29,7 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
   alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
   alearn export DIR --to FOLDER   the surrogate for other programs: torch.export, ONNX, and a card that says what it is
+  alearn why DIR [MEMBER]         why a member was chosen, and what became of it
   alearn verify DIR               check every checksum of ledger, archive and snapshots
   alearn export-archive DIR --to zarr|netcdf OUT [--box F=0.03:0.05]
                                   what was streamed, for other tools
@@ -38,6 +39,7 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn steer DIR MEMBER K=V     hand new values to a running simulation
   alearn revoke DIR MEMBER        take a member's samples back (--reason TEXT)
   alearn pause|continue|stop DIR  steer a running study
+  alearn slots DIR [N]            how busy slots and learner were; with N: so many members at a time from now on
   alearn plan DIR --nodes 10,100  what the study would take on other machines
   alearn plugins [ROOM]           what can be chosen
   alearn doctor                   what this machine has and lacks
@@ -276,6 +278,18 @@ def _predict(words: list[str]) -> int:
     return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json)
 
 
+def _why(words: list[str]) -> int:
+    parser = _Parser(prog="alearn why", description="Why a member was chosen, and what became of it.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("member", nargs="?", metavar="MEMBER", help="its id; without one the latest members")
+    parser.add_argument("--all", action="store_true", help="all members, not the latest alone")
+    parser.add_argument("--json", action="store_true", help="JSON instead of words")
+    args = parser.parse_args(words)
+    from alearn.why import why_command
+
+    return why_command(args.directory, args.member, everything=args.all, as_json=args.json)
+
+
 def _plan(words: list[str]) -> int:
     from alearn.plan import plan_command
 
@@ -318,6 +332,16 @@ def _steer(command: str) -> Callable[[list[str]], int]:
     return steer
 
 
+def _slots(words: list[str]) -> int:
+    parser = _Parser(prog="alearn slots", description="How busy slots and learner were, or how many members run at a time from now on.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("slots", type=int, nargs="?", metavar="N")
+    args = parser.parse_args(words)
+    from alearn.slots import slots_command
+
+    return slots_command(args.directory, args.slots)
+
+
 def _steer_member(words: list[str]) -> int:
     parser = _Parser(prog="alearn steer", description="Hand new values to a running simulation.")
     parser.add_argument("directory", type=Path, metavar="DIR")
@@ -355,9 +379,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "export-archive": _export_archive,
     "replay": _replay,
+    "why": _why,
     "kill": _steer("kill"),
     "steer": _steer_member,
     "revoke": _revoke,
+    "slots": _slots,
     "pause": _steer("pause"),
     "continue": _steer("continue"),
     "stop": _steer("stop"),

@@ -9,8 +9,9 @@ from torch import Tensor
 from alearn.acquisition.base import Context, Selection
 from alearn.acquisition.baselines import check_positive
 from alearn.acquisition.batch import explain, greedy, known_distance, selection
+from alearn.acquisition.difficulty import Difficulty
 from alearn.acquisition.pool import refine, sobol_pool
-from alearn.acquisition.scores import Prospects, Uncertainty, prospects, worth
+from alearn.acquisition.scores import Prospects, prospects, worth
 from alearn.errors import ConfigError
 from alearn.space import Space
 
@@ -45,7 +46,8 @@ class StdDistance:
     Each pick is the candidate with the largest ``std x distance^gamma``, where distance is that to the nearest
     observed, pending or already picked point. Distance does what the ensemble's spread does not: it falls to
     zero at a point that is about to be known, so a batch spreads over the uncertain region instead of piling up
-    in its middle.
+    in its middle. The standard deviation is read as ``Difficulty`` says: a Gaussian process's is corrected by its
+    leave-one-out errors.
 
     Args:
         gamma: weight of distance.
@@ -92,7 +94,7 @@ class StochasticBatch:
 
 def gather(surrogate: Model, space: Space, context: Context, pool: int, children: int, gamma: float) -> tuple[Prospects, Tensor]:
     """A pool and its refinement around the best ``std x distance^gamma``, with the distances to what is known."""
-    measure = Uncertainty(surrogate)
+    measure = Difficulty(surrogate, context)
     X = sobol_pool(space, pool, context)
     std, distance = measure(X), known_distance(X, context)
     more = refine(X, std * worth(X, context)[0] * distance**gamma, space, children, context)
