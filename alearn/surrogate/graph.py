@@ -38,7 +38,7 @@ class EnsembleGraph(nn.Module):
 
     def __init__(self, ensemble: DeepEnsemble) -> None:
         super().__init__()
-        self.m, self.noisy = ensemble.m, ensemble.variance_heads
+        self.m, self.noisy, self.estimators = ensemble.m, ensemble.variance_heads, ensemble.estimators
         self.net, self.prior, self.scaling = ensemble.average, ensemble.prior, ensemble.scaling
         self.register_buffer("factor", ensemble.factor.double())
         self.factor: Tensor
@@ -50,7 +50,7 @@ class EnsembleGraph(nn.Module):
         values = out[..., : self.m] if self.prior is None else out[..., : self.m] + self.prior(x)
         values = values.double() * self.scaling.scale + self.scaling.mean
         mean = values.mean(dim=0)
-        variance = (((values - mean) ** 2).sum(dim=0) / (len(self.net.weights[0]) - 1)) * self.factor**2
+        variance = (((values - mean) ** 2).sum(dim=0) / (self.estimators - 1)) * self.factor**2
         if self.noisy:
             noise = torch.exp(out[..., self.m :].clamp(-14.0, 6.0)).double() * self.scaling.scale**2
             variance = variance + noise.mean(dim=0)

@@ -57,6 +57,17 @@ def test_example(name, outputs, tmp_path):
         assert any("straddle" in w for w in why)
 
 
+@pytest.mark.slow
+def test_serve(tmp_path):
+    for name in ("01_generator", "07_serve"):
+        shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("studies"))
+    done = run(tmp_path / "07_serve", "./run.sh", "surrogate.max_updates=300", "budget.members=4", "view=quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (answer,) = json.loads(done.stdout.splitlines()[-1])
+    assert set(answer) == {"angle", "energy"}
+    assert answer["angle"]["std"] > 0
+
+
 def _queued(directory):
     from alearn import events as ev
     from alearn.ledger import Ledger
