@@ -13,6 +13,8 @@ surrogate = torch.export.load(folder / "surrogate.pt2").module()
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers one question, or a list of them, at a time."""
+
     def do_POST(self):  # {"push": 1.0, "friction": 0.2, "t": 3.0} or a list of such
         try:
             asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
@@ -22,8 +24,8 @@ class Handler(BaseHTTPRequestHandler):
                 columns.append(torch.tensor([float(row["t"]) for row in rows], dtype=torch.float64))
             mean, std = (values.tolist() for values in surrogate(*columns))
             names = [output["name"] for output in card["outputs"]]
-            answer = [{n: {"mean": m, "std": s} for n, m, s in zip(names, *pair)} for pair in zip(mean, std)]
-            code, body = 200, answer
+            body = [{n: {"mean": m, "std": s} for n, m, s in zip(names, *pair, strict=True)} for pair in zip(mean, std, strict=True)]
+            code = 200
         except (KeyError, TypeError, ValueError) as error:
             code, body = 400, {"error": f"{type(error).__name__}: {error}", "inputs": card["inputs"], "t": card["t"]}
         self.send_response(code)
