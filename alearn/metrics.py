@@ -42,6 +42,21 @@ def normalised_error(prediction: Any, truth: Any, scale: Any) -> Floats:
     return np.abs(e) if e.ndim == 1 else np.sqrt((e**2).reshape(len(e), -1).mean(axis=1))
 
 
+def output_scales(truth: Any) -> Floats:
+    """Each output's standard deviation over a test set ``n x T x m``, by which errors are normalised; one where it is constant, ``m``."""
+    y = np.asarray(truth, dtype=np.float64)
+    scale = y.std(axis=(0, 1))
+    return np.where(scale > 1e-12 * np.abs(y).max(axis=(0, 1), initial=0.0), scale, 1.0)
+
+
+def trajectory_errors(mean: Any, truth: Any) -> Floats:
+    """One error for each test member, ``n``: the root mean square, over times and outputs, of prediction minus truth, both
+    ``n x T x m``, each output in units of its ``output_scales``."""
+    y = np.asarray(truth, dtype=np.float64)
+    n = len(y)
+    return normalised_error(np.asarray(mean).reshape(n, -1), y.reshape(n, -1), np.tile(output_scales(y), y.shape[1]))
+
+
 def error_summary(errors: Any) -> dict[str, float]:
     """rmse, mean, median, p95, p99 and max of normalised errors ``n``, and how many there were; NaN if there are none."""
     e = np.asarray(errors, dtype=np.float64).ravel()

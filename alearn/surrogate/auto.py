@@ -70,7 +70,8 @@ class AutoSurrogate(OnlineSurrogate):
         evidence: members that must have been predicted before prequential errors decide; before, and for the fit to
             convergence, cross-validation does.
         window: how many members back a score has lost half of its weight.
-        max_rows: the most rows of a candidate that learns only by ``fit``, and of cross-validation.
+        max_rows: the most rows of a candidate that learns only by ``fit``, and of cross-validation; where members have several
+            time steps it is divided by twice the number of outputs.
 
     Raises:
         ConfigError: no candidate, or a number out of range.
@@ -223,7 +224,7 @@ class AutoSurrogate(OnlineSurrogate):
         check_batch(data, self.d, self.m)
         c = self._competition
         self._score_arrivals(data)
-        few = data.take(thin(data, self._max_rows, self.over_t, self.seed))
+        few = data.take(thin(data, self._most_rows(data), self.over_t, self.seed))
         losses: dict[str, float] = {}
         for name in self.names:
             if name == self.names[int(self.led_by)] or not self._hopeless(name, len(data)):
@@ -241,6 +242,14 @@ class AutoSurrogate(OnlineSurrogate):
             self._settle()
         self._before = {name: self._copy(name, candidate.state_dict()) for name, candidate in self._online.items()}
         return _told(losses, self.names[int(self.led_by)])
+
+    def _most_rows(self, data: Batch) -> int:
+        """The most rows of a candidate that learns only by ``fit``.
+
+        Over several time steps it is asked for every time and output of a candidate at once, so that it may hold fewer.
+        """
+        single = len(data.groups.unique()) == len(data)
+        return self._max_rows if single else max(64, self._max_rows // (2 * self.m))
 
     def _hopeless(self, name: str, rows: int) -> bool:
         """Whether a candidate is so far behind that it need not be trained on these data."""

@@ -1,14 +1,12 @@
 """Deep ensemble: K networks trained together on a stream; their spread is the epistemic uncertainty.
 
-Lakshminarayanan et al. 2017 (deep ensembles), Osband et al. 2018 (random priors), Seitzer et al. 2022 (beta-NLL),
-Polyak and Juditsky 1992 (averaged weights for a learning rate that never ends).
+Lakshminarayanan et al. 2017 (deep ensembles), Osband et al. 2018 (random priors), Seitzer et al. 2022 (beta-NLL).
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from typing import Any
+from dataclasses import asdict
+from typing import Any, final
 
 import torch
 from botorch.acquisition.objective import PosteriorTransform
@@ -17,17 +15,15 @@ from botorch.posteriors.posterior import Posterior
 from torch import Tensor
 
 from alearn.errors import ConfigError
-from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction
-from alearn.surrogate.bootstrap import KINDS, bootstrap_weights
+from alearn.surrogate.base import Batch, Prediction
 from alearn.surrogate.crossval import OutOfFold
-from alearn.surrogate.scaling import STRETCH, Scaling, check_batch
-from alearn.surrogate.stacked import StackedMLP
-
-CHUNK = 512  # rows evaluated at a time: the hidden layers of all estimators stay in the cache
-EMA_EVERY = 4
+from alearn.surrogate.network import CHUNK, NetworkSurrogate, Training
+from alearn.surrogate.scaling import check_batch
+from alearn.surrogate.stacked import Stacked, StackedMLP, make_networks
 
 
-class DeepEnsemble(OnlineSurrogate):
+@final
+class DeepEnsemble(NetworkSurrogate):
     """K stacked networks with bootstrap weights by group, optional variance heads and random priors.
 
     Args:
@@ -39,7 +35,8 @@ class DeepEnsemble(OnlineSurrogate):
         width: units of a hidden layer.
         depth: hidden layers.
         activation: silu, gelu, relu, tanh or sine.
-        body: mlp or residual.
+        body: mlp, residual, fourier (random Fourier features of the inputs), siren (sine layers), or your own network as FILE.py:NAME
+            (called with the numbers of inputs and outputs; returns an ``nn.Module`` from ``n x inputs`` to ``n x outputs``).
         first_scale: scale of the first layer's initial weights; larger learns sharper features sooner.
         bootstrap: none, soft, exponential or poisson weights for each (estimator, group); see ``bootstrap_weights``.
         prior_scale: amplitude of a fixed random network added to each estimator, in units of the outputs' scale; 0 is off.
@@ -77,21 +74,13 @@ class DeepEnsemble(OnlineSurrogate):
         batch_size: int = 64,
         max_updates: int = 8000,
     ) -> None:
-        super().__init__()
-        if estimators < 2 or width < 1 or depth < 1 or batch_size < 1:
+        training = Training(lr, weight_decay, warm_up, horizon, batch_size, max_updates)
+        super().__init__(d, m, over_t, seed, training, bootstrap)
+        if estimators < 2 or not (prior_scale >= 0 and 0 <= beta <= 1):
             raise ConfigError(
-                f"The ensemble has estimators={estimators}, width={width}, depth={depth}, batch_size={batch_size}; "
-                "it needs at least 2 estimators and at least 1 of the others."
+                f"The ensemble has estimators={estimators}, prior_scale={prior_scale}, beta={beta}; it needs at least 2 estimators, "
+                "a prior_scale that is not negative and a beta in [0, 1]."
             )
-        if not (lr > 0 and weight_decay >= 0 and prior_scale >= 0 and 0 <= beta <= 1 and horizon >= 1 and max_updates >= 1):
-            raise ConfigError(
-                f"The ensemble has lr={lr}, weight_decay={weight_decay}, prior_scale={prior_scale}, beta={beta}, "
-                f"horizon={horizon}, max_updates={max_updates}; lr must be positive, beta in [0, 1], horizon and max_updates at least 1, "
-                "the others not negative."
-            )
-        if bootstrap not in KINDS:
-            bootstrap_weights(bootstrap, 0, 1, torch.zeros(1))
-        self.d, self.m, self.over_t, self.seed = d, m, over_t, seed
         self._options: dict[str, Any] = {
             "estimators": estimators,
             "width": width,
@@ -103,71 +92,19 @@ class DeepEnsemble(OnlineSurrogate):
             "prior_scale": prior_scale,
             "variance_heads": variance_heads,
             "beta": beta,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "warm_up": warm_up,
-            "horizon": horizon,
-            "batch_size": batch_size,
-            "max_updates": max_updates,
+            **asdict(training),
         }
-        self.estimators, self.variance_heads, self.beta = estimators, variance_heads, beta
-        self.bootstrap, self.prior_scale = bootstrap, prior_scale
-        self.lr, self.warm_up, self.horizon = lr, warm_up, horizon
-        self.batch_size, self.max_updates = batch_size, max_updates
-        self._generator = torch.Generator().manual_seed(seed)
+        self.variance_heads, self.beta = variance_heads, beta
         heads = 2 * m if variance_heads else m
-        shape = (width, depth, activation, body, first_scale, self._generator)
-        self.net = StackedMLP(estimators, d, heads, *shape)
-        self.prior = StackedMLP(estimators, d, m, 32, 2, "silu", "mlp", 2.0, self._generator) if prior_scale > 0 else None
-        if self.prior is not None:
+        net = make_networks(estimators, d, heads, width, depth, activation, body, first_scale, self._generator)
+        prior = StackedMLP(estimators, d, m, 32, 2, "silu", "mlp", 2.0, self._generator) if prior_scale > 0 else None
+        if prior is not None:
             with torch.no_grad():
-                self.prior.weights[-1] *= prior_scale
-            self.prior.requires_grad_(False)
-        self.average = copy.deepcopy(self.net).requires_grad_(False)
-        self.scaling = Scaling(d, m, over_t)
-        self.register_buffer("factor", torch.ones(m, dtype=torch.float64))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.factor: Tensor
-        self.updates: Tensor
-        params = list(self.net.parameters())
-        self._optimizer = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
-        self._done = 0
+                prior.weights[-1] *= prior_scale
+        self._start(net, prior)
 
     def options(self) -> dict[str, Any]:
         return dict(self._options)
-
-    @property
-    def output_scale(self) -> Tensor:
-        return self.scaling.scale
-
-    # --- learning -------------------------------------------------------------------------------------------------
-
-    def observe(self, data: Batch) -> None:
-        check_batch(data, self.d, self.m)
-        self._follow_t(data.X)
-        self.scaling.observe(data.Y)
-        if self.scaling.moved():
-            self._follow_moments()
-
-    def update(self, batch: Batch) -> float:
-        check_batch(batch, self.d, self.m)
-        if float(self.scaling.count) == 0:
-            self.observe(batch)
-        x, y, w = self._prepare(batch)
-        rate = self.lr * min(1.0, (self._done + 1) / max(self.warm_up, 1))
-        return float(self._step(x, y, w, rate))
-
-    def fit(self, data: Batch, *, updates: int | None = None) -> float:
-        check_batch(data, self.d, self.m)
-        if updates is not None and updates < 0:
-            raise ConfigError(f"fit was asked for {updates} updates; give a number of at least 0, or none.")
-        self._follow_t(data.X)
-        self.scaling.reset_moments()
-        self.scaling.observe(data.Y)
-        self._follow_moments()
-        x, y, w = self._prepare(data)
-        self._train(x, y, w, updates)
-        return self._mean_loss(x, y, w)
 
     def cross_validate(self, data: Batch, folds: Tensor, updates: int | None = None) -> OutOfFold:
         """Predictions without each fold at the price of one fit: a new ensemble whose every estimator leaves one fold out.
@@ -196,64 +133,7 @@ class DeepEnsemble(OnlineSurrogate):
         excess = spread * max(0.0, 1.0 / per_fold - 1.0 / self.estimators)
         return OutOfFold(mean, spread * self.factor**2 + aleatoric, excess)
 
-    def _train(self, x: Tensor, y: Tensor, w: Tensor, updates: int | None) -> None:
-        """Train at the full rate (until it no longer helps, if ``updates`` is None), then anneal it."""
-        if updates is None:
-            updates = self._until_plateau(x, y, w)
-            anneal = max(updates // 3, 200)
-            updates = 0
-        else:
-            anneal = max(1, int(0.4 * updates)) if updates else 0
-        for _ in range(updates - anneal):
-            self._draw_and_step(x, y, w, self.lr * min(1.0, (self._done + 1) / max(self.warm_up, 1)))
-        for i in range(anneal):
-            share = (i + 1) / anneal
-            self._draw_and_step(x, y, w, self.lr * (1.0 - 0.99 * share))
-        if anneal:
-            self._copy_average(1.0)
-
-    def _until_plateau(self, x: Tensor, y: Tensor, w: Tensor, block: int = 500, gain: float = 0.1) -> int:
-        """Train at the full rate until a block of updates no longer lowers the loss by ``gain``; returns the updates done."""
-        best = math.inf
-        done = 0
-        while done < self.max_updates:
-            losses = [self._draw_and_step(x, y, w, self.lr * min(1.0, (self._done + 1) / max(self.warm_up, 1))) for _ in range(block)]
-            done += block
-            loss = float(torch.stack(losses[block // 2 :]).mean())
-            if loss > (1.0 - gain) * best or loss < 1e-9:
-                break
-            best = loss
-        return done
-
-    def _prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.scaling.inputs(batch.X).float()
-        y = self.scaling.outputs(batch.Y.double()).float()
-        boot = bootstrap_weights(self.bootstrap, self.seed, self.estimators, batch.groups)
-        return x, y, boot * batch.weights.float()
-
-    def _draw_and_step(self, x: Tensor, y: Tensor, w: Tensor, rate: float) -> Tensor:
-        n = len(x)
-        if n <= self.batch_size:
-            return self._step(x, y, w, rate)
-        index = torch.randint(n, (self.batch_size,), generator=self._generator)
-        return self._step(x[index], y[index], w[:, index], rate)
-
-    def _step(self, x: Tensor, y: Tensor, w: Tensor, rate: float) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self.net, x, y, w)
-        # the sum over estimators: each one's gradient is then that of its own loss
-        loss.sum().backward()
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
-        self._done += 1
-        self.updates.fill_(self._done)
-        if self._done % EMA_EVERY == 0:
-            self._copy_average(min(1.0, EMA_EVERY / min(self.horizon, 1 + 0.1 * self._done)))
-        mean: Tensor = loss.detach().mean()
-        return mean
-
-    def _loss(self, net: StackedMLP, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        """Each estimator's loss, ``K``."""
+    def _loss(self, net: Stacked, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         out = net(x)
         mean = out[..., : self.m]
         if self.prior is not None:
@@ -265,51 +145,6 @@ class DeepEnsemble(OnlineSurrogate):
             squared = nll * torch.exp(self.beta * log_var.detach())
         each: Tensor = (squared.mean(dim=-1) * w).mean(dim=-1)
         return each
-
-    @torch.no_grad()
-    def _mean_loss(self, x: Tensor, y: Tensor, w: Tensor) -> float:
-        parts = [self._loss(self.average, x[i : i + CHUNK], y[i : i + CHUNK], w[:, i : i + CHUNK]).mean() for i in range(0, len(x), CHUNK)]
-        sizes = [len(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]
-        return sum(float(p) * s for p, s in zip(parts, sizes, strict=True)) / len(x)
-
-    @torch.no_grad()
-    def _copy_average(self, share: float) -> None:
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), share)
-
-    # --- normalisation --------------------------------------------------------------------------------------------
-
-    def _follow_t(self, X: Tensor) -> None:
-        new = self.scaling.grown_range(X)
-        if new is None:
-            return
-        s = self.scaling
-        old = (float(s.t_range[0]), float(s.t_range[1]))
-        growth = (new[1] - new[0]) / (old[1] - old[0])
-        if self._done and float(s.stretch) * growth <= STRETCH:
-            for net in self._networks():
-                net.rescale_input(self.d - 1, old, new)
-            s.stretch.mul_(growth)
-        else:
-            s.stretch.fill_(1.0)
-        s.t_range.copy_(torch.tensor(new))
-
-    def _follow_moments(self) -> None:
-        s = self.scaling
-        mean, scale = s.target()
-        if self._done:
-            for net in (self.net, self.average):
-                net.rescale_output(self.m, (s.mean, s.scale), (mean, scale))
-                if self.variance_heads:
-                    with torch.no_grad():
-                        net.biases[-1][..., self.m :] += (2.0 * (s.scale / scale).log()).to(net.biases[-1])
-            if self.prior is not None:
-                zero = torch.zeros_like(mean)
-                self.prior.rescale_output(self.m, (zero, s.scale), (zero, scale))
-        s.mean.copy_(mean)
-        s.scale.copy_(scale)
-
-    def _networks(self) -> list[StackedMLP]:
-        return [self.net, self.average] + ([self.prior] if self.prior is not None else [])
 
     # --- prediction -----------------------------------------------------------------------------------------------
 
@@ -374,25 +209,3 @@ class DeepEnsemble(OnlineSurrogate):
 
     def _shape(self, out: Tensor, X: Tensor) -> Tensor:
         return out.reshape(self.estimators, *X.shape[:-1], self.m).movedim(0, -3)
-
-    # --- calibration and state ------------------------------------------------------------------------------------
-
-    def scale_variance(self, factor: Tensor) -> None:
-        f = torch.as_tensor(factor, dtype=torch.float64)
-        if f.shape != (self.m,) or not bool((torch.isfinite(f) & (f > 0)).all()):
-            raise ConfigError(f"The calibration factor is {f.tolist()}; give {self.m} positive numbers.")
-        self.factor.copy_(f)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        self._done = int(self.updates)
-        return result
-
-    def training_state(self) -> dict[str, Any]:
-        """What training needs besides ``state_dict`` to go on exactly: AdamW's moments and the mini-batch generator."""
-        return {"optimizer": self._optimizer.state_dict(), "generator": self._generator.get_state()}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take up a training that ``training_state`` described (after ``load_state_dict``)."""
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._generator.set_state(state["generator"])

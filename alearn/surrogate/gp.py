@@ -28,7 +28,7 @@ from alearn.errors import AlearnError, ConfigError
 from alearn.surrogate.base import Batch, Prediction, Surrogate
 from alearn.surrogate.crossval import OutOfFold
 from alearn.surrogate.rows import thin
-from alearn.surrogate.scaling import check_batch
+from alearn.surrogate.scaling import check_batch, check_factor
 
 CHUNK = 8192
 F64 = torch.float64
@@ -302,10 +302,7 @@ class ExactGP(FantasizeMixin, Surrogate):
         return new
 
     def scale_variance(self, factor: Tensor) -> None:
-        f = torch.as_tensor(factor, dtype=F64)
-        if f.shape != (self.m,) or not bool((torch.isfinite(f) & (f > 0)).all()):
-            raise ConfigError(f"The calibration factor is {f.tolist()}; give {self.m} positive numbers.")
-        self.factor.copy_(f)
+        self.factor.copy_(check_factor(factor, self.m))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         self.train_X, self.train_Y = state_dict["train_X"].clone(), state_dict["train_Y"].clone()

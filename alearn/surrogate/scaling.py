@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from alearn.errors import SchemaError
+from alearn.errors import ConfigError, SchemaError
 from alearn.surrogate.base import Batch
 
 MOVE = 0.1
@@ -37,6 +37,18 @@ def check_batch(data: Batch, d: int, m: int) -> None:
             )
     if bool((data.weights < 0).any()):
         raise SchemaError(f"A weight is {float(data.weights.min()):g}; importance weights must not be negative.")
+
+
+def check_factor(factor: Tensor, m: int) -> Tensor:
+    """A calibration factor as ``m`` numbers in double precision.
+
+    Raises:
+        ConfigError: another count, or one that is not positive and finite.
+    """
+    f = torch.as_tensor(factor, dtype=torch.float64)
+    if f.shape != (m,) or not bool((torch.isfinite(f) & (f > 0)).all()):
+        raise ConfigError(f"The calibration factor is {f.tolist()}; give {m} positive numbers.")
+    return f
 
 
 class Scaling(nn.Module):

@@ -13,6 +13,11 @@ from alearn import metrics
 from alearn.errors import ConfigError
 from alearn.types import Array, Floats, Parameters
 
+REGION = 4
+"""A region of the box is judged if so many test members lie in it."""
+MOST_SPLIT = 4
+"""Boxes of more parameters have too many halves to be judged one by one."""
+
 
 class Truth(Protocol):
     """A test set: trajectories that no study trains on."""
@@ -45,7 +50,7 @@ def summary(errors: Floats) -> dict[str, float]:
     return found
 
 
-def judge(mean: Floats, std: Floats, truth: Floats) -> tuple[dict[str, float], dict[str, float]]:
+def judge(mean: Floats, std: Floats, truth: Floats, x: Floats | None = None) -> tuple[dict[str, float], dict[str, float]]:
     """Errors and calibration on a test set.
 
     A member's error is the root mean square, over times and outputs, of prediction minus truth, each output divided by
@@ -56,17 +61,19 @@ def judge(mean: Floats, std: Floats, truth: Floats) -> tuple[dict[str, float], d
         mean: predicted means, ``n x T x m``.
         std: predicted standard deviations, ``n x T x m``.
         truth: ``n x T x m``.
+        x: the members' points in the unit cube, ``n x d``, to judge the regions of the box too.
 
     Returns:
         The errors (see ``summary``), and the calibration: ``coverage95`` and ``coverage50`` (share of truths within the
         central interval of a normal distribution), ``z_median`` (median |z| over its normal value 0.6745: 1 is right,
-        more is overconfident), ``sharpness`` (mean predicted standard deviation, normalised as the error) and
-        ``rank_correlation`` (Spearman's, of a member's mean standard deviation with its error).
+        more is overconfident), ``sharpness`` (mean predicted standard deviation, normalised as the error),
+        ``miscalibration_area`` (0 is calibrated, 0.5 the worst), ``crps`` (continuous ranked probability score of a normal distribution,
+        normalised as the error) and ``rank_correlation`` (Spearman's, of a member's mean standard deviation with its error); with
+        ``x`` also ``coverage95_region`` followed by the number of the region (``metrics.regions``), where it holds at least 4 members.
     """
-    scale = truth.std(axis=(0, 1))
-    scale = np.where(scale > 1e-12 * np.abs(truth).max(axis=(0, 1), initial=0.0), scale, 1.0)
+    scale = metrics.output_scales(truth)
     n = len(truth)
-    error = metrics.normalised_error(mean.reshape(n, -1), truth.reshape(n, -1), np.tile(scale, truth.shape[1]))
+    error = metrics.trajectory_errors(mean, truth)
     z = (truth - mean) / np.maximum(std, 1e-12 * scale)
     covered = metrics.coverage(z, (0.5, 0.95))
     spread = (std / scale).mean(axis=(1, 2))
@@ -76,8 +83,13 @@ def judge(mean: Floats, std: Floats, truth: Floats) -> tuple[dict[str, float], d
         "coverage50": covered[0.5],
         "z_median": metrics.robust_scale(z),
         "sharpness": float(spread.mean()),
+        "miscalibration_area": metrics.miscalibration_area(z),
+        "crps": float(metrics.crps_gaussian(mean / scale, std / scale, truth / scale).mean()),
         "rank_correlation": float(spearmanr(spread, error).statistic) if ranks else math.nan,
     }
+    if x is not None and x.shape[1] <= MOST_SPLIT:
+        found = metrics.coverage_by_region(z.reshape(n, -1), x)
+        calibration |= {f"coverage95_region{c}": share for c, (share, members) in sorted(found.items()) if members >= REGION}
     return summary(error), calibration
 
 

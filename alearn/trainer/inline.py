@@ -18,7 +18,7 @@ from alearn.buffer import Buffer, RateLimiter, Rows
 from alearn.errors import ConfigError
 from alearn.registry import build
 from alearn.space import Space
-from alearn.surrogate import Batch, Calibrator, OnlineSurrogate, OverTime, Surrogate
+from alearn.surrogate import Batch, OnlineSurrogate, OverTime, Surrogate
 from alearn.surrogate.base import Competing, Counted
 from alearn.trainer.continuation import Streams, remaining_variance
 from alearn.trainer.evaluate import Truth, common_outputs, judge
@@ -26,6 +26,7 @@ from alearn.trainer.features import Features
 from alearn.trainer.grid import TimeGrid
 from alearn.trainer.guard import Guard, capture, reinstate
 from alearn.trainer.history import History
+from alearn.trainer.jury import Jury, plain, predict, rows_of
 from alearn.trainer.prequential import Prequential
 from alearn.trainer.snapshots import read_snapshot, write_snapshot
 from alearn.trainer.weights import ImportanceWeights
@@ -114,24 +115,19 @@ class InlineTrainer:
         self.buffer: Buffer = build("buffer", buffer, buffer_options, seed=seeds[1])
         self.loss = math.nan
         self._kind = (surrogate, buffer)
-        self._holdout_seed, self._holdout_share = seeds[3], holdout_share
         self._batch_size, self._refit_updates, self._keep = batch_size, refit_updates, snapshots
         self._limiter = RateLimiter(min_per_row=min_updates_per_row, max_per_row=updates_per_row, slack=max(256.0, 2.0 * batch_size))
         self._weights = ImportanceWeights(space.d, truncation=truncation_weights, density_correction=density_correction, seed=seeds[2])
         self._history = History(history_mb, seeds[2])
         self._grid = TimeGrid()
         self._prequential = Prequential()
-        self._calibrator = Calibrator(self.features.m)
+        self._jury = Jury(self.features.m, holdout_share, seeds[3], lambda weights: self._copy(weights))
         self._guard = Guard(self.surrogate)
         self._last: dict[int, int] = {}
         self._killed: set[int] = set()
         self._ended: set[int] = set()
-        self._named: set[str] = set()
-        self._held: dict[int, list[Rows]] = {}
-        self._quiet: set[int] = set()
         self._streams = Streams(self.features)
         self._waiting: list[Rows] = []
-        self._factor: Floats = np.ones(self.features.m)
         self._trained = False
         self._fits = 0
         self._weighed_at = 0
@@ -181,7 +177,7 @@ class InlineTrainer:
 
     def hold(self, member: str) -> None:
         """Hold this member out, from before its first sample on. For the members of a plain Sobol stream."""
-        self._named.add(member)
+        self._jury.hold(member)
 
     def ended(self, member: str, killed: bool = False) -> None:
         """Say that a member streams no more, and whether because it was killed (its truncation is then weighed for)."""
@@ -209,11 +205,10 @@ class InlineTrainer:
         held = np.zeros(len(rows), dtype=bool)
         for number in np.unique(rows.group).tolist():
             mine = rows.group == number
-            self._quiet.discard(number)
             if number not in self._ended:
                 self._streams.add(number, times[mine], rows.y[mine])
-            if number in self._held or (number not in self._last and self._hold_out(number, names[number])):
-                self._held.setdefault(number, []).append(rows.take(np.flatnonzero(mine)))
+            if self._jury.takes(number, names[number], new=number not in self._last):
+                self._jury.keep(number, rows.take(np.flatnonzero(mine)))
                 held |= mine
             self._last[number] = int(rows.step[mine].max())
         self._learn(rows.take(np.flatnonzero(~held)))
@@ -228,11 +223,6 @@ class InlineTrainer:
                 newest[sample.member] = sample.step
                 new.append(sample)
         return new
-
-    def _hold_out(self, number: int, name: str) -> bool:
-        if name in self._named:
-            return True
-        return bool(np.random.default_rng((self._holdout_seed, number)).random() < self._holdout_share)
 
     def _test(self, rows: Rows) -> None:
         mean, std = self._predict(rows.x)
@@ -320,33 +310,29 @@ class InlineTrainer:
         if rows is None:
             return
         self._weigh()
+        self._jury.hear(rows)
         batch = self._batch(rows, self._weights.of(rows))
         self.loss = self._guard.burst(lambda: self.surrogate.fit(batch, updates=updates))
+        self._jury.remember(self.surrogate, rows)
         self._fits += 1
         self._trained = True
 
     def _recalibrate(self, everything: bool) -> None:
-        """Predict the complete held-out members, set the calibration factor, and learn those members."""
-        if not self._trained:
-            if everything:
-                self._release(list(self._held))
-            return
-        longest = max(self._last.values(), default=0)
-        ready = [g for g in self._held if everything or g in self._ended or g in self._quiet or self._last[g] >= max(longest, 1)]
-        for group in ready:
-            rows = Rows.concatenate(self._held[group])
-            mean, std = self._predict(rows.x)
-            self._calibrator.add(mean, std, rows.y, rows.group, self._factor)
-        if self._calibrator.groups:
-            self._factor = self._calibrator.factor()
-            self.surrogate.scale_variance(torch.as_tensor(self._factor))
-        self._release(ready)
-        # One that streams nothing until the next refit has ended, whether or not anybody said so.
-        self._quiet = set(self._held)
+        """Let the jury judge the surrogate, and learn the members that it held out until now."""
+        if self._trained:
+            released = self._jury.verdict(self.surrogate, self._last, self._ended, everything)
+        else:
+            released = self._jury.release() if everything else []
+        for rows in released:
+            self._learn(rows)
 
-    def _release(self, groups: Sequence[int]) -> None:
-        for group in groups:
-            self._learn(Rows.concatenate(self._held.pop(group)))
+    def _copy(self, weights: Mapping[str, Any]) -> Surrogate:
+        """A surrogate of the same make, with these weights."""
+        s = self.surrogate
+        given = {"d": s.d, "m": s.m, "over_t": s.over_t, "seed": 0}
+        copied: Surrogate = build("surrogate", self._kind[0], s.options(), **given).to(self.device)
+        copied.load_state_dict(weights)
+        return copied
 
     def _weigh(self) -> None:
         n = len(self._last)
@@ -371,9 +357,7 @@ class InlineTrainer:
         return mean.reshape(shape), std.reshape(shape)
 
     def _predict(self, x: Floats) -> tuple[Floats, Floats]:
-        mean, epistemic, aleatoric = self.surrogate.predict(torch.as_tensor(x, device=self.device))
-        std = (epistemic.double() ** 2 + aleatoric.double() ** 2).sqrt()
-        return mean.double().cpu().numpy(), std.cpu().numpy()
+        return predict(self.surrogate, x)
 
     @property
     def times(self) -> Floats:
@@ -473,11 +457,11 @@ class InlineTrainer:
             ConfigError: the test set shares no output with the surrogate, or has other parameters.
         """
         if test is None:
-            prequential = self._prequential.summary()
-            return {}, {"coverage95": prequential["coverage95"]} if prequential else {}
+            return {}, self._jury.report() or ({"coverage95": p["coverage95"]} if (p := self._prequential.summary()) else {})
         theirs, ours = common_outputs(test, self.features.outputs)
-        mean, std = self.predict(test.parameters, test.t)
-        return judge(mean[..., ours], std[..., ours], np.asarray(test.values, dtype=np.float64)[..., theirs])
+        x = self.features.space.to_unit(list(test.parameters))
+        mean, std = self._trajectories(x, np.asarray(test.t, dtype=np.float64))
+        return judge(mean[..., ours], std[..., ours], np.asarray(test.values, dtype=np.float64)[..., theirs], x)
 
     def prequential(self) -> dict[str, float]:
         """The running error of arriving members, predicted before they were learned; empty until there is one."""
@@ -530,16 +514,12 @@ class InlineTrainer:
             "history": self._history.state_dict(),
             "grid": self._grid.state_dict(),
             "prequential": self._prequential.state_dict(),
-            "calibrator": self._calibrator.state_dict(),
+            "jury": self._jury.state_dict(),
             "weights": self._weights.state_dict(),
             "last": {str(k): v for k, v in self._last.items()},
             "killed": sorted(self._killed),
             "ended": sorted(self._ended),
-            "named": sorted(self._named),
-            "quiet": sorted(self._quiet),
-            "held": {str(k): _plain(Rows.concatenate(v)) for k, v in self._held.items()},
-            "waiting": [_plain(r) for r in self._waiting],
-            "factor": self._factor,
+            "waiting": [plain(r) for r in self._waiting],
             "trained": self._trained,
             "fits": self._fits,
             "weighed_at": self._weighed_at,
@@ -555,14 +535,11 @@ class InlineTrainer:
         self._history.load_state_dict(state["history"])
         self._grid.load_state_dict(state["grid"])
         self._prequential.load_state_dict(state["prequential"])
-        self._calibrator.load_state_dict(state["calibrator"])
+        self._jury.load_state_dict(state["jury"])
         self._weights.load_state_dict(state["weights"])
         self._last = {int(k): int(v) for k, v in state["last"].items()}
         self._killed, self._ended = set(state["killed"]), set(state["ended"])
-        self._named, self._quiet = set(state["named"]), set(state["quiet"])
-        self._held = {int(k): [_rows(v)] for k, v in state["held"].items()}
-        self._waiting = [_rows(v) for v in state["waiting"]]
-        self._factor = np.asarray(state["factor"], dtype=np.float64)
+        self._waiting = [rows_of(v) for v in state["waiting"]]
         self._trained, self._fits = bool(state["trained"]), int(state["fits"])
         self._weighed_at, self.loss = int(state["weighed_at"]), float(state["loss"])
 
@@ -597,11 +574,3 @@ def device_of(name: str) -> torch.device:
 @runtime_checkable
 class _Sized(Protocol):
     def __len__(self) -> int: ...
-
-
-def _plain(rows: Rows) -> dict[str, Array]:
-    return {"x": rows.x, "y": rows.y, "weight": rows.weight, "group": rows.group, "step": rows.step}
-
-
-def _rows(state: Mapping[str, Array]) -> Rows:
-    return Rows(*(np.array(state[k]) for k in ("x", "y", "weight", "group", "step")))

@@ -43,10 +43,51 @@ def test_the_window_forgets():
 
 
 def test_long_members_count_once():
-    c = Calibrator(1, prior_groups=0)
-    stream(c, 50, np.array([1.0]), steps=5)
-    stream(c, 5, np.array([30.0]), steps=5000, first=100)
-    assert c.factor()[0] < 1.4
+    factors = []
+    for steps in (5, 5000):
+        c = Calibrator(1, prior_groups=0)
+        stream(c, 50, np.array([1.0]), steps=5)
+        stream(c, 3, np.array([30.0]), steps=steps, first=100)
+        factors.append(c.factor()[0])
+    assert factors == pytest.approx([1.15, 1.15], abs=0.25)
+
+
+def test_few_members_say_nothing_of_the_tail():
+    """Five wild residuals in a hundred count once there are enough members to know the tail."""
+    few, many = Calibrator(1, prior_groups=0), Calibrator(1, prior_groups=0)
+    for c, members in ((few, 3), (many, 150)):
+        truth = np.where(np.arange(20) % 6 == 0, 8.0, 1.0)[:, None] * 0.6745
+        for g in range(members):
+            c.add(np.zeros_like(truth), np.ones_like(truth), truth, np.full(20, g))
+    assert few.factor() == pytest.approx([1.0], rel=0.1)
+    assert many.factor()[0] > 3
+
+
+def test_members_count_by_their_weight():
+    c = Calibrator(1, prior_groups=0, quantile=0.5)
+    rng = np.random.default_rng(0)
+    for g in range(60):
+        wild = g % 3 > 0  # two thirds of the members, of little weight
+        y = rng.standard_normal((10, 1)) * (5.0 if wild else 1.0)
+        c.add(np.zeros_like(y), np.ones_like(y), y, np.full(10, g), weight=0.05 if wild else 1.0)
+    assert c.evidence == pytest.approx(22)
+    assert c.factor()[0] < 1.3
+
+
+def test_the_conformal_interval_holds_what_it_promises():
+    rng = np.random.default_rng(3)
+    c = Calibrator(1)
+    assert np.isinf(c.half_width(0.95)).all()
+
+    def heavy(members):
+        return rng.standard_t(2, (members, 1))  # far from normal
+
+    y = heavy(200)
+    c.add(np.zeros_like(y), np.ones_like(y), y, np.arange(200))
+    new = heavy(4000)
+    for level in (0.5, 0.8, 0.95):
+        inside = np.abs(new) <= c.half_width(level) * c.factor()
+        assert inside.mean() == pytest.approx(level, abs=0.06)
 
 
 def test_steps_of_one_member_may_arrive_apart():

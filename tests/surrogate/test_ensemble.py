@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from alearn.surrogate import Batch, DeepEnsemble
 from alearn.surrogate.bootstrap import bootstrap_weights
 from alearn.testing.surrogate import F64, SurrogateConformance, smooth_data
 
+OWN_BODY = f"{Path(__file__).with_name('own_body.py')}:two_layers"
 SMALL = {"estimators": 4, "width": 32, "depth": 2, "max_updates": 500}
 
 
@@ -44,7 +46,9 @@ def test_members_stay_whole():
     assert not torch.equal(w[:, 0], w[:, 2])
 
 
-@pytest.mark.parametrize("options", [{}, {"prior_scale": 0.5}, {"variance_heads": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"prior_scale": 0.5}, {"variance_heads": True}, {"body": "fourier"}, {"body": "siren"}, {"body": OWN_BODY}]
+)
 def test_predictions_do_not_jump_when_the_normalisation_moves(options):
     e = DeepEnsemble(3, 2, True, **{**SMALL, **options})
     n = 200
@@ -186,3 +190,20 @@ def test_cross_validation_foretells_the_error_of_unseen_rows():
     assert 0.5 * unseen < foretold < 8 * unseen  # it learned from three quarters of the rows
     assert foretold > 4 * seen
     assert bool((found.variance > 0).all())
+
+
+@pytest.mark.parametrize("body", ["fourier", "siren", OWN_BODY])
+def test_every_body_learns(body):
+    e = DeepEnsemble(2, 1, **{**SMALL, "body": body})
+    e.fit(smooth_data(80), updates=800)
+    test = smooth_data(300, seed=1)
+    assert float((e.predict(test.X).mean - test.Y).pow(2).mean().sqrt()) < 0.25 * float(test.Y.std())
+
+
+def test_a_body_of_ones_own_must_have_the_right_shape():
+    with pytest.raises(ConfigError, match=r"makes a module from 3 x 2 to \(3, 5\)"):
+        DeepEnsemble(2, 1, body=OWN_BODY.replace("two_layers", "wrong_shape"), **SMALL)
+    with pytest.raises(ConfigError, match="makes int"):
+        DeepEnsemble(2, 1, body=OWN_BODY.replace("two_layers", "no_module"), **SMALL)
+    with pytest.raises(ConfigError, match="nowhere"):
+        DeepEnsemble(2, 1, body=OWN_BODY.replace("two_layers", "nowhere"), **SMALL)

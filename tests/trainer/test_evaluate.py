@@ -48,3 +48,20 @@ def test_shared_outputs_are_matched_by_name():
     assert common_outputs(test, ("a", "b", "c")) == ([0, 1], [2, 0])
     with pytest.raises(ConfigError, match="share none"):
         common_outputs(test, ("x",))
+
+
+def test_proper_scores_and_the_regions_of_the_box():
+    rng = np.random.default_rng(2)
+    x = rng.random((400, 2))
+    std = np.ones((400, 3, 1))
+    truth = rng.normal(size=(400, 3, 1))
+    wild = (x < 0.5).all(axis=1)  # region 0
+    mean = truth + np.where(wild, 4.0, 1.0)[:, None, None] * rng.normal(size=std.shape)
+    _, found = judge(mean, std, truth, x)
+    assert {k for k in found if k.startswith("coverage95_region")} == {f"coverage95_region{i}" for i in range(4)}
+    assert found["coverage95_region0"] < 0.6
+    assert min(found[f"coverage95_region{i}"] for i in (1, 2, 3)) > 0.9
+    _, calm = judge(truth + rng.normal(size=std.shape), std, truth, x)
+    assert calm["crps"] < found["crps"]
+    assert calm["miscalibration_area"] < 0.03 < found["miscalibration_area"]
+    assert not [k for k in judge(mean, std, truth, rng.random((400, 9)))[1] if "region" in k]
