@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alearn import events as ev
+from alearn import metrics
 from alearn.assembly import find_reference
 from alearn.config import Config, config_directory
 from alearn.controller import fold
@@ -211,9 +212,7 @@ class Tested:
 
     def errors(self) -> Floats:
         """Root mean square error of each member, in units of the outputs' standard deviations, ``N``."""
-        scale = self.truth.std(axis=(0, 1))
-        out: Floats = np.sqrt((((self.mean - self.truth) / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=(1, 2)))
-        return out
+        return metrics.trajectory_errors(self.mean, self.truth)
 
 
 def _tested(loaded: Loaded, reference: Reference) -> Tested:
