@@ -520,8 +520,10 @@ class Arm:
         q = wish.q - wish.holdout
         if q:
             self._holdout = wish.holdout
-            failed, created = tuple(self._chronicle.atlas.failed), self.state.queued_total
-            self._ask(Propose(self.state.rounds + 1, q, pending, observed, failed, created))
+            atlas = self._chronicle.atlas
+            dear = "core_s" in self.state.budget or "wall_s" in self.state.budget  # else a dear member counts as one like any other
+            costs = [(atlas.points[m], core_s) for m, core_s in atlas.costs.items()] if dear else []
+            self._ask(Propose(self.state.rounds + 1, q, pending, observed, tuple(atlas.failed), self.state.queued_total, costs))
         else:
             self._queue(self.state.rounds + 1, "holdout", self._holdout_points(wish.holdout))
 

@@ -14,6 +14,7 @@ class Atlas:
         failed: the points of failed and of revoked members.
         holdout: the members of the hold-out stream.
         over: what became of members that ended (a lost one may run again).
+        costs: core-seconds of the members that ran to their own end, well or not.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class Atlas:
         self.failed: list[tuple[float, ...]] = []
         self.holdout: list[str] = []
         self.over: dict[str, str] = {}
+        self.costs: dict[str, float] = {}
         self._revoked: set[str] = set()
 
     def see(self, event: ev.Event) -> None:
@@ -33,8 +35,10 @@ class Atlas:
                     self.holdout.append(member)
             case ev.SamplesStored(member=member, steps=steps) if steps and member not in self._revoked:
                 self.with_data[member] = self.points[member]
-            case ev.MemberEnded(member=member, state=state):
+            case ev.MemberEnded(member=member, state=state, core_s=core_s):
                 self.over[member] = state
+                if state in ("done", "failed") and core_s > 0:
+                    self.costs[member] = core_s
                 if state == "failed":
                     self.failed.append(self.points[member])
             case ev.MemberRevoked(member=member):  # what it taught was wrong: no point to trust, nor to choose again

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from alearn.acquisition.base import Acquisition, Context, PoolFunction, Selection
+from alearn.acquisition.costs import expected_cost
 from alearn.config import SHARES
 from alearn.controller.stop import quantile_name
 from alearn.errors import AlearnError, DeadlineExceeded, StudyFailed
@@ -51,7 +52,7 @@ class RunningMember:
 @dataclass(frozen=True, slots=True)
 class Propose:
     """Choose ``q`` points. ``pending`` maps members without all their data to (point, share already streamed);
-    ``created`` counts the members made so far."""
+    ``created`` counts the members made so far; ``costs`` are points of ended members with their core-seconds."""
 
     round: int
     q: int
@@ -59,6 +60,7 @@ class Propose:
     observed: Mapping[str, tuple[float, ...]]
     failed: Sequence[tuple[float, ...]] = ()
     created: int = 0
+    costs: Sequence[tuple[tuple[float, ...], float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Recalibrate and evaluate. ``final`` trains to convergence first."""
+    """Recalibrate and evaluate. ``final`` trains to convergence first; where members ``failed`` the box is not judged."""
 
     simulated_steps: int
     members: int
@@ -134,8 +136,9 @@ class Measured:
     updates: int
     samples: int
     loss: float
-
     std: Mapping[str, float]
+    lead: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
@@ -171,8 +174,8 @@ class Learner:
         self._inbox: queue.SimpleQueue[list[Sample] | Gone | Hold | Question | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._best_std = math.nan
-        self._busy_s = 0.0
         self._rank_at_choice: dict[tuple[float, ...], float] = {}
+        self._busy_s = 0.0
         self._doing = "idle"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alearn-learner", daemon=True)
@@ -293,9 +296,9 @@ class Learner:
                 return self._judge(question)
             case Measure():
                 return self._measure(question)
-            case Save():
             case Rescore():
                 return self._rescore(question)
+            case Save():
                 return self._save(question.path)
 
     def _save(self, directory: Path) -> Path:
@@ -328,6 +331,7 @@ class Learner:
             created=question.created,
             residuals=torch.as_tensor(self.trainer.residuals(list(question.observed))),
             feasible=_feasibility(list(question.observed.values()), question.failed, d),
+            cost=expected_cost([x for x, _ in question.costs], [core_s for _, core_s in question.costs]),
         )
         selection = self._acquisition.select(self.trainer.parameter_model(), self._space, question.q, context)
         if len(selection.x) == 0:
@@ -352,6 +356,9 @@ class Learner:
         if not math.isfinite(self._best_std):
             probe: Floats = self._space.sobol(256, seed=0)
             self._best_std = float(self.trainer.trajectory_std(probe).max())
+        return self._best_std
+
+    def _judge(self, question: Judge) -> list[Any]:
         return self.trainer.member_scores(
             {m: (r.x, r.step, r.t, r.steps_expected) for m, r in question.members.items()},
             best_std=self._largest_std(),
@@ -377,6 +384,7 @@ class Learner:
             self.trainer.samples,
             self.trainer.loss,
             self._spread(question),
+            self.trainer.lead,
         )
 
     def _spread(self, question: Measure) -> dict[str, float]:

@@ -14,7 +14,8 @@ from torch.func import functional_call
 from alearn.acquisition.pool import CHUNK
 from alearn.acquisition.scores import moments
 from alearn.errors import ConfigError
-from alearn.surrogate import DeepEnsemble, OverTime
+from alearn.surrogate import AutoSurrogate, DeepEnsemble, OverTime
+from alearn.surrogate.stacked import StackedMLP
 
 ANCHORS = 256
 """Points whose covariance with a candidate is its feature vector, for a surrogate that is no ensemble (Nystrom)."""
@@ -69,7 +70,9 @@ def network_features(surrogate: Model, X: Tensor) -> Tensor:
         if inner.over_t:
             grid = surrogate.t_grid
             times = grid[torch.linspace(len(grid) - 1, 0, min(TIMES, len(grid))).round().long()]
-    if not isinstance(inner, (Featured, DeepEnsemble)):
+    if isinstance(inner, AutoSurrogate):  # whoever leads, an ensemble beside it sees more than a process
+        inner = next((c for c in inner.candidates.values() if isinstance(c, DeepEnsemble)), inner.leader)
+    if not isinstance(inner, Featured) and _network(inner) is None:
         found = error_features(surrogate, X)
     else:
         parts = []
@@ -93,9 +96,10 @@ def narrowed(features: Tensor) -> Tensor:
 def _of(inner: Model, X: Tensor) -> Tensor:
     if isinstance(inner, Featured):
         return inner.features(X)
+    net = _network(inner)
+    assert net is not None
     assert isinstance(inner, DeepEnsemble)
     # with the identity in place of the last layer a network, whatever its body, gives its last hidden layer
-    net = inner.average
     last = len(net.weights) - 1
     width = net.weights[last].shape[1]
     eye = torch.eye(width).expand(net.estimators, width, width)
@@ -104,11 +108,17 @@ def _of(inner: Model, X: Tensor) -> Tensor:
     return hidden.movedim(0, 1).flatten(1)
 
 
+def _network(inner: Model) -> StackedMLP | None:
+    """The averaged networks of an ensemble, if they are of the kind whose last layer can be taken off."""
+    average = inner.average if isinstance(inner, DeepEnsemble) else None
+    return average if isinstance(average, StackedMLP) else None
+
+
 def _deviations(surrogate: Model, X: Tensor, spread: Tensor) -> Tensor:
     posterior: Any = surrogate.posterior(X.unsqueeze(1))
     values = posterior.values.squeeze(-2).double() / spread
-    centred = values - values.mean(dim=1, keepdim=True)
-    return torch.as_tensor(centred / math.sqrt(max(1, centred.shape[1] - 1) * centred.shape[2])).flatten(1)
+    centred: Tensor = values - values.mean(dim=1, keepdim=True)
+    return (centred / math.sqrt(max(1, centred.shape[1] - 1) * centred.shape[2])).flatten(1)
 
 
 def _nystrom(surrogate: Model, X: Tensor, variance: Tensor, spread: Tensor) -> Tensor:
@@ -131,4 +141,5 @@ def _nystrom(surrogate: Model, X: Tensor, variance: Tensor, spread: Tensor) -> T
     features = torch.linalg.solve_triangular(root, torch.cat(parts).T, upper=False).T
     # what the anchors miss of a point's variance is its own: one more column would be needed for each point
     scale: Tensor = (variance[:, 0] / (features**2).sum(dim=1).clamp_min(1e-300)).sqrt().clamp(max=10.0)
-    return features * scale[:, None]
+    scaled: Tensor = features * scale[:, None]
+    return scaled
