@@ -37,6 +37,8 @@ class TransportConformance:
 
     settle_s = 0.2
     """Seconds after which what was put lies at the reader."""
+    writers = 32
+    """How many write at a time where many do."""
 
     def make_reader(self, **options: Any) -> Reader:
         """A fresh reader; options are those that every carrier has: window_mb, deadline_s, reconnect_s."""
@@ -513,7 +515,7 @@ class TransportConformance:
             run.close()
 
     def test_many_writers_at_a_time(self, reader: Reader) -> None:
-        members, steps = 32, 25
+        members, steps = self.writers, 25
 
         def write(number: int, env: Mapping[str, str]) -> None:
             with client.connect(environ=env) as run:

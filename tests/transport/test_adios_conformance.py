@@ -37,6 +37,7 @@ class AdiosConformance(ProcessTransportConformance):
 
 
 class TestSst(AdiosConformance):
+    writers = 8  # in one process, and SST opens one at a time
     make = staticmethod(adios_sst)
 
 

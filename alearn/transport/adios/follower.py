@@ -21,7 +21,7 @@ from alearn import client as wire
 from alearn.errors import SchemaError
 from alearn.transport.adios.library import Sockets
 from alearn.transport.adios.page import STREAM, Page, Told, Waiting
-from alearn.transport.adios.stream import Steps
+from alearn.transport.adios.stream import Steps, sentence
 from alearn.types import Schema
 
 _OPEN_S = 10
@@ -289,7 +289,7 @@ class Follower:
         try:
             engine = io.Open(str(path.with_suffix("") if sst else path), b.Mode.Read)
         except (RuntimeError, ValueError) as error:
-            raise Broke(f"ADIOS2 cannot open the stream {path.name}: {' '.join(str(error).split())[:200]}", final=sst) from error
+            raise Broke(f"ADIOS2 cannot open the stream {path.name}: {sentence(error)}", final=sst) from error
         steps = Steps(b, io, engine, variables=self._order.variables, time=self._order.time, schema=self._schema)
         self._whole = False
         while True:

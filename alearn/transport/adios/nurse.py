@@ -23,6 +23,7 @@ from typing import Any
 from alearn.transport.adios.follower import Follower, Order
 from alearn.transport.adios.library import load_bindings
 from alearn.transport.adios.page import Page, Waiting
+from alearn.transport.adios.stream import sentence
 
 _PDEATHSIG = 1
 
@@ -136,7 +137,7 @@ def _followed(order: Order, bindings: ModuleType) -> dict[str, Any]:
     try:
         return Follower(order, bindings).run()
     except Exception as error:
-        reason = f"its reader process failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"its reader process failed with {type(error).__name__}: {sentence(error)}"
         return {"state": "broken", "reason": reason, "final": False, "fault": False, "steps": 0}
 
 

@@ -105,7 +105,7 @@ class Steps:
         for source in self._sources:
             f = source.field
             variable = self._io.InquireVariable(source.variable)
-            if variable is None:
+            if not variable:
                 raise SchemaError(
                     f"Step {number} has no variable '{source.variable}', which the first step had; name those that every step has in "
                     "transport.variables."
@@ -117,13 +117,13 @@ class Steps:
                 self._engine.Get(variable, array, self._b.Mode.Deferred)
             at += f.nbytes
         clock = self._io.InquireVariable(self._clock_name) if self._clock_name else None
-        if clock is not None:
+        if clock:
             dtype = _DTYPES[clock.Type()]
             if self._clock.dtype != dtype:
                 self._clock = np.zeros(1, dtype)
             self._engine.Get(clock, self._clock, self._b.Mode.Deferred)
         self._engine.PerformGets()
-        return float(self._clock[0]) if clock is not None else float(number)
+        return float(self._clock[0]) if clock else float(number)
 
     def own_number(self) -> int:
         """The number of the step that has begun, as our own client wrote it."""
@@ -179,6 +179,11 @@ class Steps:
                 f"The variable '{source.variable}' of step {number} is {variable.Type()} of shape {shape}; the first step had "
                 f"{source.field.dtype} of shape {source.field.shape}: every step must be alike."
             )
+
+
+def sentence(error: Exception) -> str:
+    """What ADIOS2 says, without its colours and in one line."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
 
 
 def own_names(schema: Schema) -> list[str]:

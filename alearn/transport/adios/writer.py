@@ -18,7 +18,7 @@ import numpy as np
 from alearn import client as wire
 from alearn.transport.adios.library import descriptors, load_bindings, no_delay
 from alearn.transport.adios.page import SETTINGS, STREAM, Page
-from alearn.transport.adios.stream import STORED_AS, own_names
+from alearn.transport.adios.stream import STORED_AS, own_names, sentence
 from alearn.types import Schema
 
 _LEFT: list[Any] = []
@@ -80,7 +80,7 @@ class AdiosLink:
                 self._leave("end", head)
                 self._shut()
         except (RuntimeError, ValueError, OSError) as error:
-            self._broken = f"ADIOS2 cannot write the stream {self._name}: {' '.join(str(error).split())[:300]}"
+            self._broken = f"ADIOS2 cannot write the stream {self._name}: {sentence(error)}"
 
     def send(self, wait_s: float = 0.0) -> str:
         """Why the stream is broken, if it is; all that was queued has been written."""
