@@ -41,7 +41,8 @@ class Retry:
         for cause in named:
             if cause not in set(ExitCause):
                 raise UnknownName("cause of a failure", cause, ExitCause)
-        self.backoff_s = dict(backoff_s) if isinstance(backoff_s, Mapping) else dict.fromkeys(ExitCause, float(backoff_s))
+        each = backoff_s if isinstance(backoff_s, Mapping) else dict.fromkeys(map(str, ExitCause), float(backoff_s))
+        self.backoff_s: dict[str, float] = dict(each)
         if not all(0 <= s <= LONGEST_BACKOFF_S for s in self.backoff_s.values()):
             raise ConfigError(f"backoff_s is {backoff_s}; give seconds between 0 and {LONGEST_BACKOFF_S:g}.")
         self.max_attempts, self.pause_after = max_attempts, pause_after

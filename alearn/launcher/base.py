@@ -86,6 +86,19 @@ class Waitable(Protocol):
 
 
 @runtime_checkable
+class Elastic(Protocol):
+    """What a launcher offers whose slots can be added and removed while a study runs."""
+
+    def resize(self, slots: int) -> None:
+        """Run up to ``slots`` members at a time from now on; those that run are left alone.
+
+        Raises:
+            ConfigError: so many do not fit.
+        """
+        ...
+
+
+@runtime_checkable
 class Adopting(Protocol):
     """What a launcher offers whose members outlive their controller (see docs/running-on-a-cluster.md)."""
 

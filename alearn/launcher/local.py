@@ -8,13 +8,14 @@ import math
 import os
 import selectors
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alearn.errors import ConfigError, LaunchError
+from alearn.errors import ConfigError, LaunchError, UnknownName
 from alearn.launcher import proctree, supervisor
 from alearn.launcher.base import Job
 from alearn.launcher.checks import DIRECTORY, THREADS, check_name, check_program, make_directory
@@ -22,6 +23,7 @@ from alearn.launcher.nursery import Kind, Line, Nursery, Running, WarmPool
 from alearn.types import Exit, ExitCause
 
 WARM = (False, True, "auto")
+PLACEMENTS = ("free", "space", "time")
 SHORT_S = 2.0
 """``warm="auto"``: members that are done within this time are worth a warm process…"""
 SHORT_MEMBERS = 3
@@ -44,6 +46,9 @@ class LocalLauncher:
         wall_s: wall-time limit of a member in seconds, where its job sets none.
         disk_mb: limit of what a member's directory holds, where its job sets none.
         warm: run Python functions in processes that have imported them already; "auto" does so once members turn out short.
+        placement: "free" (the operating system deals out the cores), "space" (the learner, that is this thread and those that
+            it starts, has cores of its own and members have the others) or "time" (members and training take turns on all cores).
+        learner_cores: with "space", how many cores the learner has.
         ranks: MPI ranks of each member, of ``cores`` cores each.
         reuse: members that a warm process runs one after another. With 1 each is forked for one member and shares nothing;
             with more, what a member leaves in the module's globals is there for the next one.
@@ -66,9 +71,12 @@ class LocalLauncher:
         warm: bool | str = False,
         reuse: int = 1,
         ranks: int = 1,
+        placement: str = "free",
+        learner_cores: int = 1,
     ) -> None:
         self._closed = True  # until it is made, so that a failed construction has nothing to close
         self._machine = sorted(os.sched_getaffinity(0))
+        self._learner_cpus: list[int] = []
         if cores < 1 or (slots is not None and slots < 1):
             raise ConfigError(f"A launcher needs at least one slot of one core; slots={slots} and cores={cores} were given.")
         if not grace_s >= 0:
@@ -80,24 +88,23 @@ class LocalLauncher:
         for name, limit in (("memory_mb", memory_mb), ("wall_s", wall_s), ("disk_mb", disk_mb)):
             if limit is not None and not 0 < limit < math.inf:
                 raise ConfigError(f"launcher.{name} is {limit}; give a number > 0, or null for no limit.")
+        if placement not in PLACEMENTS:
+            raise UnknownName("placement", placement, PLACEMENTS)
+        if placement == "space":
+            if not 0 < learner_cores < len(self._machine):
+                raise ConfigError(
+                    f"launcher.placement=space gives the learner {learner_cores} of this process's {len(self._machine)} cores and the "
+                    "members the rest, so each side needs one at least; set launcher.learner_cores, or launcher.placement=free."
+                )
+            self._machine, self._learner_cpus = self._machine[learner_cores:], self._machine[:learner_cores]
         have = len(self._machine)
-        each = cores * ranks
-        if slots is None:
-            slots = max(1, min(2, have // each))
-        if slots * each > have and not oversubscribe:
-            of = f"{cores} core(s)" if ranks == 1 else f"{ranks} ranks with {cores} core(s)"
-            mend = f"set launcher.slots={have // each}, or" if have >= each else "set"
-            raise ConfigError(
-                f"{slots} slots of {of} need {slots * each} cores, but this process may use {have}; "
-                f"{mend} launcher.oversubscribe=true to share cores."
-            )
-        if pin and oversubscribe:
-            raise ConfigError("pin=true gives each member cores of its own, which oversubscribe=true contradicts; set one of them.")
-        self._slots = slots
         self.cores = cores
         self.ranks = ranks
-        self.grace_s = grace_s
         self._oversubscribe = oversubscribe
+        self._slots = self._fitting(max(1, min(2, have // (cores * ranks))) if slots is None else slots)
+        if pin and oversubscribe:
+            raise ConfigError("pin=true gives each member cores of its own, which oversubscribe=true contradicts; set one of them.")
+        self.grace_s = grace_s
         self._pin = pin
         self._memory_mb = memory_mb
         self._wall_s = wall_s
@@ -112,6 +119,9 @@ class LocalLauncher:
         self._selector = selectors.EpollSelector()
         self._nursery = Nursery.cold()
         self._pool = WarmPool(reuse, self._selector)
+        self._thread = threading.get_native_id()
+        if self._learner_cpus:
+            os.sched_setaffinity(self._thread, self._learner_cpus)
         self._prefix = uuid.uuid4().hex[:16]
         self._closed = False
 
@@ -150,6 +160,8 @@ class LocalLauncher:
         if self._gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         cpus = [self._free_cpus.pop(0) for _ in range(cores)] if self._pin else None
+        if self._learner_cpus and cpus is None:
+            cpus = self._machine
         tag = f"{self._prefix}.{job.member}.{job.attempt}"
         spec = {
             "member": job.member,
@@ -220,6 +232,9 @@ class LocalLauncher:
         self._pool.close(max(1.0, until - time.monotonic()))
         self._nursery.wait(max(1.0, until - time.monotonic()))
         self._selector.close()
+        if self._learner_cpus:
+            with contextlib.suppress(OSError):  # the thread that made this launcher has ended
+                os.sched_setaffinity(self._thread, [*self._learner_cpus, *self._machine])
         if left:
             raise LaunchError(f"After {deadline_s:g} s these members are still not gone: {', '.join(left)}; their supervisors go on.")
 
@@ -239,6 +254,14 @@ class LocalLauncher:
             self._turn(left)
         return bool(self._exits)
 
+    def resize(self, slots: int) -> None:
+        """Run up to ``slots`` members at a time from now on; those that run are left alone.
+
+        Raises:
+            ConfigError: less than one, or more than this machine's cores allow.
+        """
+        self._slots = self._fitting(slots)
+
     def pids(self) -> Mapping[tuple[str, int], int]:
         """Process ids of the running attempts that have begun, by (member, attempt)."""
         self._turn(0.0)
@@ -251,6 +274,24 @@ class LocalLauncher:
         self.close()
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    def _fitting(self, slots: int) -> int:
+        """This number of slots, if the cores allow it.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        have, each = len(self._machine), self.cores * self.ranks
+        if slots < 1:
+            raise ConfigError(f"A launcher needs at least one slot of one core; slots={slots} and cores={self.cores} were given.")
+        if slots * each > have and not self._oversubscribe:
+            of = f"{self.cores} core(s)" if self.ranks == 1 else f"{self.ranks} ranks with {self.cores} core(s)"
+            where = "this process may use" if not self._learner_cpus else f"beside the learner's {len(self._learner_cpus)} there are"
+            mend = f"set launcher.slots={have // each}, or" if have >= each else "set"
+            raise ConfigError(
+                f"{slots} slots of {of} need {slots * each} cores, but {where} {have}; {mend} launcher.oversubscribe=true to share cores."
+            )
+        return slots
 
     def _cores_left(self) -> int:
         return len(self._machine) - sum(r.cores for r in self._running.values())
@@ -342,7 +383,7 @@ class LocalLauncher:
 
     def _release(self, running: Running) -> None:
         self._free_gpus += running.gpus
-        if running.cpus:
+        if self._pin and running.cpus:
             self._free_cpus = sorted([*self._free_cpus, *running.cpus])
 
     def _silent(self, running: Running) -> None:

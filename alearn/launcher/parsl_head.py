@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         say(broken=f"{type(error).__name__}: {error}")
         return 1
-    executor = kernel.executors["alearn"]
+    executor: Any = kernel.executors["alearn"]
 
     def leave(*_: object) -> None:
         """Give the blocks back at once: a second later this process is dead."""

@@ -190,6 +190,16 @@ class SlurmLauncher:
         """Close without ending the batch jobs, for a controller that comes back soon and adopts them."""
         self._engine.leave()
 
+    def resize(self, slots: int) -> None:
+        """Have up to ``slots`` members in the queue or running from now on; those that are there are left alone.
+
+        Raises:
+            ConfigError: less than one, or more than the allocation holds.
+        """
+        if slots < 1:
+            raise ConfigError(f"{slots} slots run no member; give at least 1.")
+        self._engine.resize(slots)
+
     def jobs(self) -> Mapping[tuple[str, int], str]:
         """Where each running attempt is: Slurm's job id, or in step mode the node."""
         return self._engine.jobs()

@@ -129,6 +129,10 @@ class BatchJobs:
         self._told = {"", "None", "Priority", "Resources"}
         self._closed = False
 
+    def resize(self, slots: int) -> None:
+        """Change how many jobs there may be at a time."""
+        self.slots = slots
+
     @property
     def one_host(self) -> bool:
         """True if every node is this host."""

@@ -130,6 +130,18 @@ class NodeAgents:
         most = sum(max(0, node.cpus) // each for node in self._nodes if node.usable)
         return most if self._limit is None else min(self._limit, most)
 
+    def resize(self, slots: int) -> None:
+        """Change how many members may run at a time.
+
+        Raises:
+            ConfigError: more than the allocation's cores hold.
+        """
+        each = int(self._defaults["cores"] or 1) * self._ranks
+        most = sum(max(0, node.cpus) // each for node in self._nodes if node.usable)
+        if slots > most:
+            raise ConfigError(f"{slots} slots do not fit: allocation {self._id} has room for {most}.")
+        self._limit = slots
+
     @property
     def one_host(self) -> bool:
         """True if the allocation has no node but this host."""

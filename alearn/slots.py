@@ -1,0 +1,98 @@
+"""How many members run at a time: what the slots and the learner did with their time, and changing the number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from alearn import events as ev
+from alearn.errors import ConfigError
+from alearn.ledger import Ledger
+from alearn.ledger.folders import arm_folders
+from alearn.ledger.lock import has_writer
+from alearn.steering import request
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Shares of the time in which slots and learner had something to do.
+
+    Args:
+        slots: the present number; 0 if none was told yet.
+        running: members that run.
+        wall_s: seconds in which the study ran.
+        simulating: share of the slots' time in which a member was in them.
+        learning: share of the time in which the learner trained, measured or chose points.
+    """
+
+    slots: int
+    running: int
+    wall_s: float
+    simulating: float
+    learning: float
+
+
+def usage(events: Iterable[ev.Event], now: float = math.nan) -> Usage:
+    """What slots and learner did with their time.
+
+    Args:
+        events: of a study, in order.
+        now: Unix s, for a study that runs; NaN is the last event's time.
+    """
+    slots = running = 0
+    wall = offered = used = learned = 0.0
+    since = math.nan
+    attempts: set[tuple[str, int]] = set()
+
+    def pass_time(until: float) -> None:
+        nonlocal wall, offered, used, since
+        if not math.isnan(since):
+            passed = max(0.0, until - since)
+            wall, offered, used = wall + passed, offered + passed * max(slots, running), used + passed * running
+        since = until
+
+    for event in events:
+        if isinstance(event, ev.StudyResumed):  # nobody knows what was between the controller's death and now
+            attempts.clear()
+            since = event.at
+        pass_time(event.at)
+        match event:
+            case ev.CapacityChanged():
+                slots = event.slots
+            case ev.MemberLaunched():
+                attempts.add((event.member, event.attempt))
+            case ev.MemberEnded():
+                attempts.discard((event.member, event.attempt))
+            case ev.RoundDecided() | ev.Refitted():
+                learned += event.seconds if math.isfinite(event.seconds) else 0.0
+            case ev.StudyEnded():
+                attempts.clear()
+        running = len(attempts)
+    if not math.isnan(now):
+        pass_time(now)
+    return Usage(slots, running, wall, used / offered if offered else 0.0, min(1.0, learned / wall) if wall else 0.0)
+
+
+def slots_command(directory: Path, slots: int | None) -> int:
+    """``alearn slots DIR [N]``: print the usage, or ask a running study for another number of slots.
+
+    Raises:
+        ConfigError: there is no study, or nobody runs it, or the number makes no sense.
+    """
+    if slots is not None:
+        if slots < 1:
+            raise ConfigError(f"{slots} slots run no member; give at least 1, or: alearn pause {directory}")
+        print(request(directory, "slots", values={"slots": slots}).replace("to slots;", f"for {slots} slots;"))
+        return 0
+    if not (directory / "ledger.sqlite").is_file():
+        raise ConfigError(f"There is no study in {directory} (no ledger.sqlite); give a study directory.")
+    for arm in arm_folders(directory):
+        with Ledger.open(arm, readonly=True) as ledger:
+            found = usage((event for _, event in ledger.events()), time.time() if has_writer(arm) else math.nan)
+        name = "" if arm == directory else f"{arm.name}: "
+        idle = f"in {found.wall_s:.0f} s the slots were {1 - found.simulating:.0%} idle and the learner {1 - found.learning:.0%}"
+        print(f"{name}{found.slots} slots, {found.running} members run; {idle}.")
+    return 0
