@@ -28,8 +28,9 @@ from alearn.chronicle import Chronicle
 from alearn.controller import StudyState
 from alearn.controller import decisions as do
 from alearn.controller.member import Record
-from alearn.errors import DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
-from alearn.launcher import Adopting, past_exit, sweep
+from alearn.controller.turns import take_turns
+from alearn.errors import ConfigError, DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
+from alearn.launcher import Adopting, Elastic, past_exit, sweep
 from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, Rescore, RunningMember, Save
 from alearn.ledger import Ledger, SampleRefused
 from alearn.steering import commands
@@ -105,7 +106,10 @@ class Arm:
                 self._receive()
                 self._collect()
                 self._steer()
-                for decision in self.rooms.policy.decide(self.state, time.time()):
+                decided = self.rooms.policy.decide(self.state, time.time())
+                if self.rooms.config.launcher.options.get("placement") == "time":
+                    decided = take_turns(decided, running=bool(self.state.active), training=Measure in self._asked)
+                for decision in decided:
                     self._act(decision)
                 self._judge()
                 self._show(self)
@@ -417,6 +421,8 @@ class Arm:
                 self._hand_over(record, wish.values)
             elif wish.command == "revoke" and wish.member is not None:
                 self._revoke(wish.member, wish.reason)
+            elif wish.command == "slots":
+                self._resize(wish.values)
             elif wish.command == "pause":
                 self._chronicle.record(ev.StudyPaused(at=now, reason="by the user"))
             elif wish.command == "continue":
@@ -424,6 +430,16 @@ class Arm:
             elif wish.command == "stop":
                 self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
                 return
+
+    def _resize(self, values: Mapping[str, Any]) -> None:
+        """Run more or fewer members at a time from now on; those that run are left alone."""
+        launcher = self.rooms.launcher
+        try:
+            if not isinstance(launcher, Elastic):
+                raise ConfigError("this launcher's slots cannot be changed while a study runs")
+            launcher.resize(int(values["slots"]))
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
+            log.warning("The number of slots stays %d: %s", launcher.slots, error)
 
     def _hand_over(self, record: Record, values: Mapping[str, Any]) -> None:
         """Hand new values to a running simulation, which takes them when it next asks."""

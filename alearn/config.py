@@ -372,7 +372,8 @@ def _check(config: Config) -> None:
     _choice("failure.stragglers", f.stragglers, ("wait", "kill", "restart"))
     for cause, seconds in f.backoff_s.items() if isinstance(f.backoff_s, Mapping) else [("", f.backoff_s)]:
         _number(f"failure.backoff_s{f'.{cause}' if cause else ''}", seconds, 0, 86400)
-    for cause in [*f.causes(), *(f.backoff() if isinstance(f.backoff_s, Mapping) else ())]:
+    backoff = f.backoff()
+    for cause in [*f.causes(), *(backoff if isinstance(backoff, dict) else ())]:
         _choice("failure.retry or failure.backoff_s", cause, list(ExitCause))
     if not isinstance(config.control.enabled, bool):
         raise ConfigError(f"control.enabled is {config.control.enabled!r}; write true or false.")

@@ -19,12 +19,12 @@ from alearn.ledger.folders import arm_folders
 from alearn.ledger.lock import has_writer
 from alearn.types import Member
 
-COMMANDS = ("kill", "pause", "continue", "stop", "revoke", "steer")
+COMMANDS = ("kill", "pause", "continue", "stop", "revoke", "steer", "slots")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A wish of the user's: one of ``COMMANDS``; ``member`` for kill, revoke and steer, ``reason`` for revoke, ``values`` for steer."""
+    """A wish of the user's: one of ``COMMANDS``; ``member``, ``reason`` and ``values`` are for those that take them."""
 
     command: str
     member: str | None = None
