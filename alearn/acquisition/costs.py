@@ -30,6 +30,8 @@ def expected_cost(points: Sequence[tuple[float, ...]], core_s: Sequence[float]) 
     Returns:
         The function, or None where costs are few or all alike.
     """
+    if len(core_s) < FEW:
+        return None
     cost = torch.tensor(list(core_s), dtype=torch.float64)
     known = torch.tensor(list(points), dtype=torch.float64).reshape(len(cost), -1)
     sound = torch.isfinite(cost) & (cost > 0)
