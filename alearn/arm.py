@@ -86,7 +86,7 @@ class Arm:
         self._cut: dict[tuple[str, int], float] = {}
         self._faults: dict[str, ev.MonitorAlarm] = {}
         self._judged_at = self._steered_at = 0.0
-        self._holdout = self._checkpointed = 0
+        self._holdout = self._snapshotted = 0
         self.news: deque[tuple[str, str, str, int]] = deque(maxlen=32)
         self._sealing: threading.Thread | None = None
 
@@ -193,6 +193,9 @@ class Arm:
         trainer = self.rooms.make_trainer(schema)
         if not self.state.outdated:
             trainer.restore(self.directory / "snapshots")
+        known, gone = trainer.samples, self.ledger.counts()["discarded"]["samples"]
+        if known < gone:
+            log.warning("archive=none: the newest whole snapshot knows %d of %d discarded samples; the rest is lost.", known, gone)
         self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
         for member in self._chronicle.atlas.holdout:
             self.learner.tell(Hold(member))
@@ -370,8 +373,8 @@ class Arm:
                 self._chronicle.record(*[ev.MemberRescored(at=now, member=m, score=s) for m, s in changed.items()])
             case Save():
                 self._chronicle.record(ev.SnapshotWritten(at=now, name=answer.question.path.name, updates=self.state.updates))
-                self.ledger.discard(self._checkpointed)  # what the checkpoint before this one holds: either may be damaged
-                self._checkpointed = answer.question.samples
+                self.ledger.discard(self._snapshotted)  # what the snapshot before this one holds too: either may be damaged
+                self._snapshotted = answer.question.samples
                 self._seal()
 
     def _seal(self) -> None:

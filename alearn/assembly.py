@@ -292,7 +292,7 @@ def make_policy(config: Config, *, learning: bool = True) -> Policy:
         launch=KeepSlotsFull(withdraw_below=config.design.withdraw_below),
         kill=Stragglers(_build("kill", config.kill), action=config.failure.stragglers, factor=config.failure.slow),
         acquire=Rounds(design=config.initial, q=q, low_water=min(2, q), holdout=config.design.holdout),
-        learn=Learn(members=q, snapshot_s=config.checkpoint_s) if learning else Learn(members=0, first_steps=sys.maxsize),
+        learn=Learn(members=q, snapshot_s=config.snapshot_s) if learning else Learn(members=0, first_steps=sys.maxsize),
         stop=stop,
         failure=Retry(max_attempts=config.failure.attempts, retry=config.failure.causes(), backoff_s=config.failure.backoff()),
         screen=Quarantine(failures=config.failure.quarantine, radius=config.failure.radius),

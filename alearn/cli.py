@@ -216,7 +216,7 @@ def _verify(words: list[str]) -> int:
         gone, of = ledger.counts()["discarded"]["samples"], ledger.counts()["samples"]["stored"]
         ledger.close()
         if gone:
-            print(f"{arm}: archive=none: {gone} of {of} samples were discarded after checkpoints; of these only the record can be checked.")
+            print(f"{arm}: archive=none: {gone} of {of} samples were discarded; of these only the record can be checked.")
         for problem in problems:
             print(f"{arm}: {problem}", file=sys.stderr)
         sound = sound and not problems

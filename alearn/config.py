@@ -150,7 +150,7 @@ class Config:
     control: Control = Control()
     monitors: Mapping[str, Any] = field(default_factory=lambda: {"nonfinite": {}, "stall": {}})
     archive: str = "bp5"
-    checkpoint_s: float = 60.0
+    snapshot_s: float = 60.0
     view: str = "auto"
 
     @classmethod
@@ -183,7 +183,7 @@ class Config:
         values["monitors"] = _monitors(values.get("monitors", {"nonfinite": {}, "stall": {}}))
         values["units"] = {str(k): str(v) for k, v in (values.get("units") or {}).items()}
         _choice("view", values.get("view", "auto"), VIEWS)
-        values["checkpoint_s"] = _number("checkpoint_s", values.get("checkpoint_s", 60.0), 0, math.inf)
+        values["snapshot_s"] = _number("snapshot_s", values.get("snapshot_s", 60.0), 0, math.inf)
         values["archive"] = _choice("archive", values.get("archive", "bp5"), ARCHIVES)
         if values.get("t_is_input", "auto") not in ("auto", True, False):
             raise ConfigError(f"t_is_input is {values['t_is_input']!r}; write auto, true or false.")

@@ -86,6 +86,17 @@ def _scheduler() -> list[Finding]:
     return [Finding("slurm", "optional", "no sinfo on the path; members start on this machine")]
 
 
+def _optional() -> list[Finding]:
+    findings = []
+    for what, names, extra in (("export-archive", ("zarr", "h5netcdf", "h5py"), "archive"), ("transport=redis", ("redis",), "redis")):
+        lacking = [name for name in names if importlib.util.find_spec(name) is None]
+        mend = f"pip install 'alearn[{extra}]'" if lacking else ""
+        findings.append(
+            Finding(what, "optional" if lacking else "ok", f"without {', '.join(lacking)}" if lacking else ", ".join(names), mend)
+        )
+    return findings
+
+
 def _scratch() -> list[Finding]:
     findings = []
     for what, folder in (("working folder", Path.cwd()), ("temporary folder", Path(tempfile.gettempdir()))):
@@ -117,4 +128,15 @@ def _sqlite() -> list[Finding]:
     return [Finding("sqlite", "ok", sqlite3.sqlite_version)]
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _packages, _sqlite, _gpu, _mpi, _scheduler, _cores, _scratch, _sockets)
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    _python,
+    _packages,
+    _optional,
+    _sqlite,
+    _gpu,
+    _mpi,
+    _scheduler,
+    _cores,
+    _scratch,
+    _sockets,
+)

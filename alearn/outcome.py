@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_ARCHIVE = (
-    "archive=none: a sample is discarded once the last two checkpoints hold what training needs of it. After a crash nothing "
+    "archive=none: a sample is discarded once the last two snapshots hold what training needs of it. After a crash nothing "
     "acknowledged is lost to training while one of the two is whole; trajectories and fields cannot be looked at again."
 )
 SHOW_EVERY_S = 0.25

@@ -154,7 +154,7 @@ class DataReader:
                 self._drop_archive()  # it ends before the steps that were sealed since
         if known is not None and known.discarded:
             raise LedgerError(
-                f"The samples in segment {segment} of {self.directory} were discarded after a checkpoint, because the study keeps no "
+                f"The samples in segment {segment} of {self.directory} were discarded, because the study keeps no "
                 "archive (archive=none); open it again to see what is there now."
             )
         if known is None or known.archive_step is None:

@@ -42,7 +42,7 @@ def open_archive(
     time ``t(member, step)``. ``stored(member, step)`` says where there are data; elsewhere floating fields
     are NaN and others zero. Only what is selected is read, and its checksums are verified. Units of fields and
     parameters are attributes. A study that keeps no archive (``archive=none``) has only what came since its last
-    checkpoint: ``stored`` says so, and so does the attribute ``discarded``, the number of samples that are gone.
+    two snapshots: ``stored`` says so, and so does the attribute ``discarded``, the number of samples that are gone.
 
     Args:
         directory: the study directory.

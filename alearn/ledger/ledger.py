@@ -162,7 +162,7 @@ class Ledger:
 
     @property
     def archived(self) -> bool:
-        """Whether samples are kept for good; without an archive only what came since the last checkpoints is there."""
+        """Whether samples are kept for good; without an archive only what came since the last snapshots is there."""
         return str(self.meta().get("archive", "bp5")) != "none"
 
     def discarded_segments(self) -> set[int]:
@@ -387,7 +387,7 @@ class Ledger:
         return moved
 
     def discard(self, samples: int) -> int:
-        """Drop the full segments of a study that keeps no archive, as far as a checkpoint holds what training needs of them.
+        """Drop the full segments of a study that keeps no archive, as far as a snapshot holds what training needs of them.
 
         Args:
             samples: how many of the study's first samples may go; a segment goes when all of its own may.

@@ -1,4 +1,4 @@
-"""Studies that keep no archive: segments go once two checkpoints hold what training needs of them."""
+"""Studies that keep no archive: segments go once two snapshots hold what training needs of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unkept(study: Path) -> Path:
     return study
 
 
-def test_what_a_checkpoint_holds_goes_and_the_rest_stays(unkept: Path) -> None:
+def test_what_a_snapshot_holds_goes_and_the_rest_stays(unkept: Path) -> None:
     with Ledger.open(unkept) as ledger:
         assert ledger.seal() == 0
         assert ledger.discard(3) == 0
@@ -64,7 +64,7 @@ def test_a_dataset_opened_before_says_what_became_of_its_samples(unkept: Path) -
     data = open_archive(unkept)
     with Ledger.open(unkept) as ledger:
         ledger.discard(8)
-    with pytest.raises(LedgerError, match=r"were discarded after a checkpoint, because the study keeps no archive"):
+    with pytest.raises(LedgerError, match=r"were discarded, because the study keeps no archive"):
         data.y.load()
 
 
