@@ -1,396 +1,328 @@
-"""How fast do steps travel? The framed socket with acknowledgements against carriers that promise less.
+"""How do steps travel? The framed socket with acknowledgements against carriers that promise less.
 
-    python benchmarks/transport.py [--quick] [--json FILE]
+    python benchmarks/transport.py [--quick] [--json FILE] [--only PART]
 
-Writers are processes. A case is (carrier, bytes a step, writers); the carriers of a case run in turn within each
-round, so that a busy spell of the machine meets all of them. Time runs from the start signal, given when every
-writer has connected, until the last step is in the reader's hands as an array. pyzmq is a peer where it is installed.
+Parts: *rate* (MB/s by step size and writers), *pace* (microseconds from ``put`` to the reader's hands when a step comes
+every few milliseconds, and the CPU that a step costs the simulation), *solver* (a simulation that writes every step against
+the same one that writes nothing), *churn* (64 writers that come and go). Writers are processes, connected before anything is
+measured; in each round every carrier has its burst of some tens of milliseconds in turn, so that a busy spell of the machine
+meets all of them. Time runs from the signal until the last step is in the reader's hands. The archive is not part of this:
+durable, a stream is bound by the disk (benchmarks/ledger_scale.py). Peers are measured where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import platform
-import selectors
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import connection as pipes
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from carriers import ALONE, CARRIERS
 
-try:
-    import zmq
-except ImportError:
-    zmq = None
-
-WINDOW = 32 << 20
-SIZES = {4096: 3000, 65536: 1500, 1 << 20: 200}
-"""bytes a step -> steps of all writers together."""
-QUICK = [(4096, 1), (65536, 1), (65536, 8), (1 << 20, 1)]
-OURS = "alearn socket, acked"
+OURS, ACKED, RAW = "alearn", "pyzmq acked", "raw Unix socket"
+SIZES = {4096: 2000, 65536: 1000, 1 << 20: 150, 16 << 20: 10}
+"""bytes a step -> steps of a burst, of all writers together."""
+LOADS = [(size, writers) for size in SIZES for writers in (1, 2, 8, 32)]
+QUICK_LOADS = [(4096, 1), (65536, 1), (65536, 32), (1 << 20, 1), (16 << 20, 1)]
+QUICK_CARRIERS = (OURS, RAW, "pipe", ACKED, "alearn TLS")
+SLOW = (".npy files", "Redis list", *ALONE)
+"""Carriers that get a tenth of the steps."""
+PACE_S = 0.005
 WAIT_S = 120.0
 
 
-# -- writers: each is called with (address, data, steps, number) and waits for the signal through ready() ----
+class Steps:
+    """The steps that a writer sends: one array again and again, in bursts; paced ones carry the time at which they were put."""
+
+    def __init__(self, size: int, count: int, bursts: int, pace_s: float) -> None:
+        self.u, self.count, self.bursts, self.pace_s = np.zeros(size, np.uint8), count, bursts, pace_s
+        self.cpu_s = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.cpu_s = time.process_time()
+        for burst in range(self.bursts):
+            if burst:
+                sys.stdin.readline()
+            for _ in range(self.count):
+                if self.pace_s:
+                    time.sleep(self.pace_s)
+                    self.u[:8].view(np.int64)[0] = time.perf_counter_ns()
+                yield self.u
 
 
-def ready() -> None:
-    print("ready", flush=True)
-    sys.stdin.readline()
+def write(carrier: str, address: str, size: int, count: int, bursts: int, number: int, pace_s: float) -> None:
+    """A writer's process; the last line that it says is its CPU time while it sent, in seconds a step."""
+    steps = Steps(size, count, bursts, pace_s)
+    CARRIERS[carrier][1](address, steps, count * bursts, number)
+    print((time.process_time() - steps.cpu_s) / count / bursts, flush=True)
 
 
-def write_alearn(address: str, u: Any, steps: int, number: int) -> None:
-    from alearn.client import connect
+class Race:
+    """One carrier with its writers connected: bursts of steps, whenever they are asked for."""
 
-    environ = {**json.loads(address), "ALEARN_MEMBER": f"m{number:04d}"}
-    with connect(environ=environ) as run:
-        run.announce(u=u)
-        ready()
-        for n in range(steps):
-            run.put(t=n, u=u)
+    def __init__(self, carrier: str, size: int, writers: int, count: int, bursts: int, pace_s: float = 0.0) -> None:
+        self.carrier, self.size, self.writers, self.count, self.pace_s = carrier, size, writers, count, pace_s
+        self.late: list[int] = []
+        self.rates: list[float] = []
+        self.folder = tempfile.TemporaryDirectory(prefix="bench-")
+        self.reader = CARRIERS[carrier][0](self.folder.name, size)
+        argv = [sys.executable, __file__, "--writer", carrier, self.reader.address(writers), str(size), str(count), str(bursts)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.processes = [
+            subprocess.Popen([*argv, str(n), str(pace_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            for n in range(writers)
+        ]
+        self.reader.connected(writers)
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", f"a writer of {carrier} did not connect"
 
+    def see(self, step: Any) -> None:
+        array = np.frombuffer(step, np.uint8)
+        assert array.nbytes == self.size
+        if self.pace_s:
+            self.late.append(time.perf_counter_ns() - int(array[:8].view(np.int64)[0]))
 
-def write_raw(address: str, u: Any, steps: int, number: int) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(address)
-        ready()
-        data = memoryview(u).cast("B")
-        for _ in range(steps):
-            sock.sendall(data)
+    def burst(self) -> None:
+        began = time.perf_counter()
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        self.reader.take(self.writers, self.count, self.see)
+        self.rates.append(self.size * self.count * self.writers / (time.perf_counter() - began) / 1e6)
 
-
-def write_pipe(address: str, u: Any, steps: int, number: int) -> None:
-    with pipes.Client(address, "AF_UNIX") as pipe:
-        ready()
-        for _ in range(steps):
-            pipe.send_bytes(u)
-
-
-def write_npy(address: str, u: Any, steps: int, number: int) -> None:
-    folder = Path(address) / str(number)
-    folder.mkdir()
-    ready()
-    for n in range(steps):
-        np.save(folder / f"{n}.tmp.npy", u)
-        (folder / f"{n}.tmp.npy").rename(folder / f"{n}.npy")
-
-
-def write_zmq(address: str, u: Any, steps: int, number: int) -> None:
-    context = zmq.Context()
-    sock = context.socket(zmq.PUSH)
-    sock.connect(address)
-    ready()
-    for _ in range(steps):
-        sock.send(u.copy(), copy=False)
-    sock.close(linger=-1)
-    sys.stdin.readline()  # stays until the reader has all: PUSH may lose its tail at exit
-    context.term()
-
-
-def write_zmq_acked(address: str, u: Any, steps: int, number: int) -> None:
-    context = zmq.Context()
-    sock = context.socket(zmq.DEALER)
-    sock.set_hwm(0)
-    sock.connect(address)
-    ready()
-    acknowledged, kept = 0, {}
-    for n in range(steps):
-        while kept and ((n - acknowledged + 1) * u.nbytes > WINDOW or sock.poll(0)):
-            acknowledged = int.from_bytes(sock.recv(), "little")
-            for old in [k for k in kept if k < acknowledged]:
-                del kept[old]
-        kept[n] = u.copy()
-        sock.send_multipart([n.to_bytes(8, "little"), kept[n]], copy=False)
-    while acknowledged < steps:
-        acknowledged = int.from_bytes(sock.recv(), "little")
-    sock.close()
-    context.term()
-
-
-# -- readers: each yields an address, then takes `steps` from each of `writers` ------------------------------
-
-
-class AlearnReader:
-    def __init__(self, folder: str) -> None:
-        from alearn.transport import SocketReader
-
-        self.reader = SocketReader()
-
-    def address(self, writers: int) -> str:
-        for n in range(writers):
-            address = dict(self.reader.address(f"m{n:04d}", 1))
-        return json.dumps(address)
-
-    def connected(self, writers: int) -> None:
-        seen = 0
-        while seen < writers:
-            for hello in self.reader.poll(1.0):
-                self.reader.acknowledge(hello.member, hello.attempt, 0)
-                seen += 1
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        from alearn.types import Sample
-
-        missing = writers * steps
-        while missing:
-            last: dict[str, int] = {}
-            for message in self.reader.poll(1.0):
-                if isinstance(message, Sample):
-                    assert message.values["u"].nbytes == size
-                    last[message.member] = message.step + 1
-                    missing -= 1
-            for member, count in last.items():
-                self.reader.acknowledge(member, 1, count)
+    def end(self) -> dict[str, Any]:
+        """MB/s of each burst, CPU microseconds a step at the writer, and latencies in microseconds."""
+        said = [process.communicate("done\n", timeout=WAIT_S)[0] for process in self.processes]
+        if any(process.returncode for process in self.processes):
+            raise RuntimeError(f"a writer of {self.carrier} ended with {[process.returncode for process in self.processes]}")
+        found = {"runs_mb_s": self.rates, "cpu_us": 1e6 * statistics.median(float(s.split()[-1]) for s in said)}
+        if self.late:
+            found |= {"median_us": float(np.median(self.late)) / 1e3, "p99_us": float(np.percentile(self.late, 99)) / 1e3}
+        return found
 
     def close(self) -> None:
-        self.reader.close()
-
-
-class RawReader:
-    def __init__(self, folder: str) -> None:
-        self.path = f"{folder}/raw"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(64)
-        self.peers: list[socket.socket] = []
-
-    def address(self, writers: int) -> str:
-        return self.path
-
-    def connected(self, writers: int) -> None:
-        self.peers = [self.listener.accept()[0] for _ in range(writers)]
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        selector = selectors.DefaultSelector()
-        for peer in self.peers:
-            peer.setblocking(False)
-            selector.register(peer, selectors.EVENT_READ, [np.empty(size, np.uint8).data, 0])
-        missing = writers * steps * size
-        while missing:
-            for key, _ in selector.select(1.0):
-                with contextlib.suppress(BlockingIOError):
-                    got = key.fileobj.recv_into(key.data[0][key.data[1] :])
-                    missing -= got
-                    key.data[1] += got
-                    if key.data[1] == size:
-                        key.data[:] = [np.empty(size, np.uint8).data, 0]
-        selector.close()
-
-    def close(self) -> None:
-        for sock in [*self.peers, self.listener]:
-            sock.close()
-
-
-class PipeReader:
-    def __init__(self, folder: str) -> None:
-        self.listener = pipes.Listener(f"{folder}/pipe", "AF_UNIX", backlog=64)
-        self.peers: list[Any] = []
-
-    def address(self, writers: int) -> str:
-        return str(self.listener.address)
-
-    def connected(self, writers: int) -> None:
-        self.peers = [self.listener.accept() for _ in range(writers)]
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        missing = dict.fromkeys(self.peers, steps)
-        while missing:
-            for peer in pipes.wait(list(missing), 1.0):
-                assert len(np.frombuffer(peer.recv_bytes(), np.uint8)) == size
-                missing[peer] -= 1
-                if not missing[peer]:
-                    del missing[peer]
-
-    def close(self) -> None:
-        for peer in self.peers:
-            peer.close()
-        self.listener.close()
-
-
-class NpyReader:
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def address(self, writers: int) -> str:
-        return str(self.folder)
-
-    def connected(self, writers: int) -> None:
-        pass
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        following = dict.fromkeys(range(writers), 0)
-        while following:
-            idle = True
-            for number, n in list(following.items()):
-                path = self.folder / str(number) / f"{n}.npy"
-                if path.exists():
-                    idle = False
-                    assert np.load(path).nbytes == size
-                    path.unlink()
-                    following[number] += 1
-                    if n + 1 == steps:
-                        del following[number]
-            if idle:
-                time.sleep(0.0002)
-
-    def close(self) -> None:
-        pass
-
-
-class ZmqReader:
-    kind = "PULL"
-
-    def __init__(self, folder: str) -> None:
-        self.context = zmq.Context()
-        self.sock = self.context.socket(getattr(zmq, self.kind))
-        self.sock.set_hwm(0 if self.kind == "ROUTER" else 1000)
-        self.path = f"ipc://{folder}/zmq"
-        self.sock.bind(self.path)
-
-    def address(self, writers: int) -> str:
-        return self.path
-
-    def connected(self, writers: int) -> None:
-        pass
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        for _ in range(writers * steps):
-            assert len(np.frombuffer(self.sock.recv(copy=False).buffer, np.uint8)) == size
-
-    def close(self) -> None:
-        self.sock.close(linger=0)
-        self.context.term()
-
-
-class ZmqAckedReader(ZmqReader):
-    kind = "ROUTER"
-
-    def take(self, writers: int, size: int, steps: int) -> None:
-        missing = writers * steps
-        while missing:
-            last: dict[bytes, bytes] = {}
-            for _ in range(256):  # as many as one poll of ours takes at most
-                who, step, body = self.sock.recv_multipart(copy=False)
-                assert len(np.frombuffer(body.buffer, np.uint8)) == size
-                last[who.bytes] = (int.from_bytes(step.bytes, "little") + 1).to_bytes(8, "little")
-                missing -= 1
-                if not missing or not self.sock.poll(0):
-                    break
-            for who, count in last.items():
-                self.sock.send_multipart([who, count])
-
-
-CARRIERS: dict[str, tuple[Callable[[str], Any], Callable[..., None]]] = {
-    OURS: (AlearnReader, write_alearn),
-    "raw Unix socket": (RawReader, write_raw),
-    "multiprocessing pipe": (PipeReader, write_pipe),
-    ".npy files": (NpyReader, write_npy),
-}
-if zmq is not None:
-    CARRIERS |= {"pyzmq acked": (ZmqAckedReader, write_zmq_acked), "pyzmq PUSH/PULL": (ZmqReader, write_zmq)}
-
-
-@contextlib.contextmanager
-def started(carrier: str, address: str, size: int, steps: int, writers: int) -> Iterator[list[subprocess.Popen[str]]]:
-    argv = [sys.executable, __file__, "--writer", carrier, address, str(size), str(steps)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([*argv, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) for n in range(writers)
-    ]
-    try:
-        yield processes
-        for process in processes:
-            process.communicate("done\n", timeout=WAIT_S)
-            if process.returncode:
-                raise RuntimeError(f"a writer of {carrier} ended with {process.returncode}")
-    finally:
-        for process in processes:
+        for process in self.processes:
             process.kill()
-            process.wait()
+            process.communicate()
+        self.reader.close()
+        self.folder.cleanup()
 
 
-def measure(carrier: str, size: int, writers: int) -> float:
-    """MB/s of one run."""
-    steps = max(1, SIZES[size] // writers)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        reader = CARRIERS[carrier][0](folder)
-        with started(carrier, reader.address(writers), size, steps, writers) as processes:
-            reader.connected(writers)
-            for process in processes:
+def memcpy_mb_s(size: int) -> float:
+    """The limit: one copy within a process."""
+    a, b = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    count = max(3, (256 << 20) // size)
+    began = time.perf_counter()
+    for _ in range(count):
+        np.copyto(b, a)
+    return size * count / (time.perf_counter() - began) / 1e6
+
+
+def compare(size: int, writers: int, carriers: list[str], rounds: int, pace_s: float = 0.0) -> list[dict[str, Any]]:
+    """A row for each carrier. All are connected at the same time, and in each round each has its burst in turn."""
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as last:
+        races = []
+        for carrier in carriers:
+            count = 100 if pace_s else max(2, SIZES[size] // writers // (10 if carrier in SLOW else 1))
+            races.append(Race(carrier, size, writers, count, rounds, pace_s))
+            last.callback(races[-1].close)
+        copies = []
+        for _ in range(rounds):
+            for race in races:
+                race.burst()
+            copies.append(memcpy_mb_s(size))
+        found = {race.carrier: race.end() for race in races}
+    found["memcpy"] = {"runs_mb_s": copies, "cpu_us": 0.0}
+    rows = []
+    for carrier, row in found.items():
+        ratio = statistics.median(a / b for a, b in zip(found[OURS]["runs_mb_s"], row["runs_mb_s"], strict=True))
+        about = {"carrier": carrier, "bytes": size, "writers": writers, "rounds": rounds}
+        rows.append({**about, **row, "mb_s": statistics.median(row["runs_mb_s"]), "alearn_over_it": ratio})
+    return rows
+
+
+def rate(quick: bool) -> list[dict[str, Any]]:
+    rows = []
+    for size, writers in QUICK_LOADS if quick else LOADS:
+        carriers = [c for c in CARRIERS if (not quick or c in QUICK_CARRIERS) and (writers == 1 or c not in ALONE)]
+        if quick and writers > 8:
+            carriers = [OURS, RAW, ACKED] if ACKED in CARRIERS else [OURS, RAW]
+        for row in compare(size, writers, carriers, 15):
+            rows.append(row)
+            low, _, high = statistics.quantiles(row["runs_mb_s"], n=4)
+            print(
+                f"{size >> 10:6d} KB x {writers:2d}  {row['carrier']:16s} {row['mb_s']:7.0f} MB/s (quartiles {low:6.0f} - {high:6.0f})  "
+                f"ours / it {row['alearn_over_it']:6.2f}  {row['cpu_us']:8.1f} us CPU a step at the writer",
+                flush=True,
+            )
+    return rows
+
+
+def pace(quick: bool) -> list[dict[str, Any]]:
+    rows = []
+    for size in (4096,) if quick else (4096, 1 << 20):
+        carriers = [c for c in CARRIERS if not quick or c in QUICK_CARRIERS]
+        for row in compare(size, 1, carriers, 4 if quick else 10, PACE_S):
+            if row["carrier"] == "memcpy":
+                continue
+            rows.append(row)
+            print(
+                f"{size >> 10:6d} KB every {1e3 * PACE_S:g} ms  {row['carrier']:16s} {row['median_us']:8.0f} us median "
+                f"{row['p99_us']:8.0f} us 99 %  {row['cpu_us']:8.1f} us CPU a step at the writer (its pacing is part of it)",
+                flush=True,
+            )
+    return rows
+
+
+SOLVER = """
+import json, sys, time
+import numpy as np
+from alearn.client import connect
+environ, steps = json.loads(sys.argv[1]), int(sys.argv[2])
+u = np.random.default_rng(1).random((362, 362))
+with connect(environ=environ) as run:
+    run.announce(u=u)
+    began, cpu = time.perf_counter(), time.process_time()
+    for n in range(steps):
+        for _ in range(50):
+            u[1:-1, 1:-1] += 0.2 * (u[:-2, 1:-1] + u[2:, 1:-1] + u[1:-1, :-2] + u[1:-1, 2:] - 4 * u[1:-1, 1:-1])
+        if environ:
+            run.put(t=n, u=u)
+    print(json.dumps([time.perf_counter() - began, time.process_time() - cpu]))
+"""
+
+
+def solver(quick: bool) -> dict[str, Any]:
+    """A stencil of 362 x 362 doubles (1 MB) that writes every 50 sweeps, against the same one that writes nothing."""
+    from alearn.transport import SocketReader
+    from alearn.types import Sample
+
+    steps, walls, cpus = 60, [], []
+    for _ in range(5 if quick else 15):
+        took = {}
+        for writes in (True, False):
+            reader = SocketReader()
+            environ = dict(reader.address("m0001", 1)) if writes else {}
+            argv = [sys.executable, "-c", SOLVER, json.dumps(environ), str(steps)]
+            with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+                while process.poll() is None:
+                    last = {(m.member, m.attempt): m.step + 1 if isinstance(m, Sample) else 0 for m in reader.poll(0.01)}
+                    for key, count in last.items():
+                        reader.acknowledge(*key, count)
                 assert process.stdout is not None
-                assert process.stdout.readline() == "ready\n"
-            began = time.perf_counter()
-            for process in processes:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            reader.take(writers, size, steps)
-            took = time.perf_counter() - began
-        reader.close()
-    return size * steps * writers / took / 1e6
+                took[writes] = json.loads(process.stdout.read())
+            reader.close()
+        walls.append(took[True][0] / took[False][0] - 1)
+        cpus.append(took[True][1] / took[False][1] - 1)
+    row: dict[str, Any] = {"wall": statistics.median(walls), "cpu": statistics.median(cpus), "walls": walls, "cpus": cpus}
+    print(
+        f"a solver that writes 1 MB every 50 sweeps: {100 * row['wall']:+.1f} % wall time, {100 * row['cpu']:+.1f} % CPU time", flush=True
+    )
+    return row
 
 
-Case = tuple[int, int, str]
-"""bytes a step, writers, carrier"""
+def churn(quick: bool) -> dict[str, Any]:
+    """64 writers that come, write two steps and go, a thousand times in all: what the reader is left with."""
+    from alearn.client import connect
+    from alearn.transport import SocketReader
+    from alearn.types import Sample
+
+    reader = SocketReader()
+    done = threading.Event()
+
+    def visits(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            with connect(environ=reader.address(f"m{number:05d}", 1)) as run:
+                run.put(t=0.0, u=np.ones(8192))
+                run.put(t=1.0, u=np.ones(8192))
+
+    def serve() -> None:
+        while not done.is_set():
+            last = {(m.member, m.attempt): m.step + 1 if isinstance(m, Sample) else 0 for m in reader.poll(0.01) if m.member}
+            for key, count in last.items():
+                reader.acknowledge(*key, count)
+
+    def crowd(first: int, each: int) -> dict[str, int]:
+        threads = [threading.Thread(target=visits, args=(first + n * each, each)) for n in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        time.sleep(0.2)
+        gc.collect()
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return {"descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count(), "memory": memory}
+
+    server = threading.Thread(target=serve)
+    server.start()
+    before = crowd(0, 4)
+    began = time.perf_counter()
+    after = crowd(256, 16)
+    took = time.perf_counter() - began
+    done.set()
+    server.join()
+    reader.close()
+    row = {"before": before, "after": after, "visits": 1024, "seconds": took}
+    grown = (after["memory"] - before["memory"]) / 1e6
+    print(
+        f"1,024 visits by 64 writers at a time in {took:.1f} s: descriptors {before['descriptors']} -> {after['descriptors']}, "
+        f"threads {before['threads']} -> {after['threads']}, memory {grown:+.1f} MB",
+        flush=True,
+    )
+    return row
 
 
-def run_rounds(cases: list[Case], rounds: int, budget_s: float) -> dict[Case, list[float]]:
-    """MB/s of every case in every round; no round begins, and after the first one no case, when the time is up."""
-    figures: dict[Case, list[float]] = {case: [] for case in cases}
-    until = time.monotonic() + budget_s
-    for number in range(rounds):
-        for size, writers, carrier in cases:
-            if number and time.monotonic() > until:
-                return figures
-            figures[size, writers, carrier].append(measure(carrier, size, writers))
-        print(f"round {number + 1} of {rounds} is done", file=sys.stderr, flush=True)
-    return figures
+PARTS = {"rate": rate, "pace": pace, "solver": solver, "churn": churn}
+
+
+def sentence(found: dict[str, Any]) -> str:
+    said = []
+    for row in found.get("rate", []):
+        if row["carrier"] == ACKED or (row["carrier"] == RAW and row["bytes"] == 1 << 20):
+            many = "s" * (row["writers"] > 1)
+            said.append(f"{row['alearn_over_it']:.2f} x {row['carrier']} at {row['bytes'] >> 10} KB with {row['writers']} writer{many}")
+    for row in found.get("pace", []):
+        if row["carrier"] == OURS:
+            said.append(
+                f"{row['median_us']:.0f} us from put to buffer (99 %: {row['p99_us']:.0f}) for paced steps of {row['bytes'] >> 10} KB"
+            )
+    if "solver" in found:
+        said.append(f"{100 * found['solver']['wall']:+.1f} % wall time of a solver that writes every step")
+    return f"The framed socket with acknowledgements reaches {', '.join(said)} (medians of interleaved rounds)."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer cases, at most 3 rounds, within two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and rounds, within five minutes")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--writer", nargs=5, metavar=("CARRIER", "ADDRESS", "SIZE", "STEPS", "NUMBER"), help=argparse.SUPPRESS)
+    parser.add_argument("--writer", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.writer:
-        carrier, address, size, steps, number = options.writer
-        CARRIERS[carrier][1](address, np.zeros(int(size), np.uint8), int(steps), int(number))
+        carrier, address, size, count, bursts, number, pace_s = options.writer
+        write(carrier, address, int(size), int(count), int(bursts), int(number), float(pace_s))
         return
-    loads = QUICK if options.quick else [(size, writers) for size in SIZES for writers in (1, 8)]
-    figures = run_rounds([(*load, c) for load in loads for c in CARRIERS], *((3, 80.0) if options.quick else (9, 1500.0)))
-    cases = []
-    for (size, writers, carrier), runs in figures.items():
-        ours = figures[size, writers, OURS]
-        ratio = statistics.median(a / b for a, b in zip(ours, runs, strict=False))
-        case = {"carrier": carrier, "bytes": size, "writers": writers, "median_mb_s": statistics.median(runs), "runs_mb_s": runs}
-        cases.append({**case, "alearn_over_it": ratio})
-        spread = f"{min(runs):7.0f} - {max(runs):5.0f}"
-        print(
-            f"{size >> 10:5d} KB x {writers}  {carrier:22s} {statistics.median(runs):7.0f} MB/s ({spread})  ours / it {ratio:5.2f}",
-            flush=True,
-        )
-    rounds = min(map(len, figures.values()))
+    found = {name: part(options.quick) for name, part in PARTS.items() if options.only in (None, name)}
+    about = {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg(), "carriers": sorted(CARRIERS)}
     if options.json:
-        about = {"python": platform.python_version(), "cores": os.cpu_count(), "rounds": rounds, "pyzmq": zmq is not None}
-        Path(options.json).write_text(json.dumps({"about": about, "cases": cases}, indent=1))
-    peer = "pyzmq acked" if zmq is not None else "multiprocessing pipe"
-    said = [
-        f"{c['alearn_over_it']:.2f} x {c['carrier']} at {c['bytes'] >> 10} KB with {c['writers']} writer{'s' * (c['writers'] > 1)}"
-        for c in cases
-        if c["carrier"] == peer or (c["carrier"] == "raw Unix socket" and c["bytes"] == 1 << 20)
-    ]
-    print(f"The framed socket with acknowledgements reaches {', '.join(said)} (medians of {rounds} interleaved rounds).")
+        Path(options.json).write_text(json.dumps({"about": about, **found}, indent=1))
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(sentence(found))
 
 
 if __name__ == "__main__":
