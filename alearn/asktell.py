@@ -111,7 +111,7 @@ class OwnLoop:
         if self.learner is None:
             self._start_learner()
         else:
-            self.learner.feed(samples)
+            self.learner.feed(self.rooms.prepared(samples, self.learner.trainer.fields))
         write_status(self.directory, status_of(self.state))
 
     def close(self) -> None:
@@ -121,6 +121,7 @@ class OwnLoop:
             self.learner.wait(Save(self.directory / "snapshots"), DEADLINE_S)
             self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
             self.learner.close()
+        self.rooms.reader.close()
         self._chronicle.record(ev.StudyEnded(at=time.time(), state="done", reason="the user closed it"))
         self.ledger.seal()
         self.ledger.close()
@@ -135,14 +136,14 @@ class OwnLoop:
         assert schema is not None
         trainer = self.rooms.make_trainer(schema)
         self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
-        self.learner.feed(list(self.ledger.samples(fields=trainer.fields)))
+        self.learner.feed(self.rooms.prepared(self.ledger.samples(fields=self.rooms.needed(trainer.fields)), trainer.fields))
 
     def _fit(self, final: bool = False) -> None:
         assert self.learner is not None
         m: Measured = self.learner.wait(Measure(self.state.steps, self.state.with_data, final), DEADLINE_S)
         now = time.time()
         self._chronicle.record(
-            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss),
+            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, lead=m.lead),
             ev.Evaluated(
                 at=now, simulated_steps=self.state.steps, members=self.state.with_data,
                 error=m.error, prequential=m.prequential, calibration=m.calibration,
@@ -160,8 +161,11 @@ class OwnLoop:
 
     def _samples(self, member: str, candidate: Candidate, steps: list[dict[str, Any]]) -> list[Sample]:
         samples = []
-        for i, step in enumerate(steps):
-            t = float(step.pop("t", i))
+        times = [float(step.pop("t", i)) for i, step in enumerate(steps)]
+        if self.rooms.transformed is not None:
+            stored, steps = self.rooms.transformed.told(member, steps, self.config.units)
+            self.ledger.set_schema(stored)
+        for i, (t, step) in enumerate(zip(times, steps, strict=True)):
             if self.ledger.schema() is None:
                 self.ledger.set_schema(Schema.of(step, self.config.units))
             schema = self.ledger.schema()

@@ -164,7 +164,7 @@ def sides(rounds: int, attempts: int, length: int, root: Path) -> list[dict[str,
     cases = {
         "cheap, 1 member": {"passes": 0, "slots": 1, "solve_s": 0.005},
         "dear, 1 member": {"passes": 2, "slots": 1, "solve_s": 0.03},
-        "dear, 4 members": {"passes": 2, "slots": 4, "solve_s": 0.1},
+        "dear, 4 members": {"passes": 2, "slots": 4, "solve_s": 0.05},
     }
     out = []
     for name, case in cases.items():

@@ -179,6 +179,10 @@ class Planner:
         if at is not None:
             self._read_report(costs_file, at)
 
+    def _read_reports(self) -> None:
+        for path, at in self._files.items():
+            self._read_report(path, at)
+
     def _read_report(self, path: Path, at: Place) -> None:
         try:
             said = json.loads(path.read_text())
@@ -217,8 +221,7 @@ class Planner:
         if now - self._looked < LOOK_S:
             return ""
         self._looked = now
-        for path, at in self._files.items():
-            self._read_report(path, at)
+        self._read_reports()
         if self.place is not None or any(len(self._measured[at].reported) < PROBES for at in PLACES):
             return ""
         if not self._measured["reader"].transform or not self.raw:
@@ -272,10 +275,16 @@ class Planner:
         _, per_step, per_byte = _not_negative(np.stack([np.ones(len(kept)), steps, sent], axis=1), kept[:, 2])
         return per_step, per_byte
 
+    def resume(self, account: Mapping[str, Any]) -> None:
+        """Take an earlier choice over, from its ``account``: the members and the machine are the same."""
+        if self.place is None and account["where"] == self.where and account["place"] in PLACES and account["predicted_s"]:
+            self.place, self.why = account["place"], str(account["why"])
+            self.predicted = {at: float(account["predicted_s"][at]) for at in PLACES}
+            self.costs = Costs(**account["costs"])
+
     def account(self) -> dict[str, Any]:
         """Everything for plan.json and the report; plain values."""
-        self._looked = -LOOK_S
-        self.look()
+        self._read_reports()
         return {
             "where": self.where,
             "place": self.place,

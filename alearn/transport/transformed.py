@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from alearn.errors import AlearnError
+from alearn.errors import AlearnError, SchemaError
 from alearn.transform.base import Values, listed
-from alearn.transform.pipeline import FOLDER, Pipeline
+from alearn.transform.pipeline import FOLDER, Pipeline, arrays
 from alearn.transform.planner import Place, Planner
 from alearn.transform.pod import POD
 from alearn.transform.writer import COSTS, VARIABLE, spec
 from alearn.transport.base import Broken, End, Hello, Message, Reader
-from alearn.types import Sample, Schema
+from alearn.types import Array, Sample, Schema
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ PLAN = "plan.json"
 HOLD_S = 2.0
 """How long the first steps may wait until a codec has as many as it would like to learn from."""
 LOOK_S = 1.0
+STEP_BYTES = 1 << 30
+"""The largest raw step; a stream may announce anything."""
 
 
 @final
@@ -62,6 +64,7 @@ class TransformedReader:
         self.steps: dict[Place, int] = {"writer": 0, "reader": 0}
         self.read = 0
         """Samples that were transformed when they were read."""
+        self._resume()
 
     # --- what the loop calls ---------------------------------------------------------------------------------
 
@@ -110,6 +113,21 @@ class TransformedReader:
             self._save()
         finally:
             self._reader.close()
+
+    def told(self, member: str, steps: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> tuple[Schema, list[dict[str, Array]]]:
+        """Steps that the user ran: what is stored of them, and its schema.
+
+        Raises:
+            SchemaError: a transform does not fit.
+        """
+        raw = Schema.of(steps[0], units) if self.pipeline.raw is None else self.pipeline.raw
+        schema = self.pipeline.schema(raw)
+        self.planner.sizes(raw.nbytes, schema.nbytes)
+        self.steps["reader"] += len(steps)
+        if self._on_read:
+            return raw, [raw.conform(s) for s in steps]
+        self.pipeline.describe_in(self._directory)
+        return schema, self.pipeline.take([arrays(s) for s in steps], [(member, i) for i in range(len(steps))])
 
     def learned(self, stored: Schema) -> Schema:
         """What the learner is given of steps that are stored so."""
@@ -170,6 +188,8 @@ class TransformedReader:
         self._attempts[key] = at
         try:
             given = Schema.from_json(json.dumps(raw)) if raw else hello.schema
+            if given.nbytes > STEP_BYTES:
+                raise SchemaError(f"Its raw steps have {given.nbytes} bytes; at most {STEP_BYTES} are transformed.")
             schema = self.pipeline.schema(given)
         except AlearnError as error:
             return Broken(hello.member, hello.attempt, str(error), fault=True)
@@ -251,6 +271,15 @@ class TransformedReader:
 
     def _costs(self, member: str, attempt: int) -> Path:
         return (self._directory / "members" / member / str(attempt) / COSTS).resolve()
+
+    def _resume(self) -> None:
+        """Go on from the accounts of an earlier controller; without them, or from damaged ones, anew."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            said = json.loads((self._directory / FOLDER / PLAN).read_text())
+            self.planner.sizes(said["raw_bytes"], said["out_bytes"])
+            self.planner.resume(said)
+            self.steps = {"writer": int(said["steps"]["writer"]), "reader": int(said["steps"]["reader"])}
+            self.read = int(said["read"])
 
     def _save(self) -> None:
         codecs = [t.described() for t in self.pipeline.transforms if isinstance(t, POD)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from alearn import Study
 from alearn.config import Config, compose
 from alearn.errors import ConfigError, SchemaError, UnknownName
 from alearn.testing.transform import SCHEMA, check_schema, check_steps, keys_of, steps_of
@@ -120,3 +121,16 @@ def test_files_of_own_functions_become_absolute(tmp_path, monkeypatch):
     made = Transforms.of(steps).steps
     assert made[0]["target"] == f"{tmp_path}/mine.py:f"
     assert made[1]["keep"] == {f"{tmp_path}/mine.py:span": 0.1}
+
+
+def test_what_is_told_is_transformed_too(tmp_path):
+    study = Study(
+        {"a": (0, 1)}, budget=4, directory=tmp_path / "told", transform=[{"name": "diagnostics", "compute": ["max"], "drop": True}]
+    )
+    for candidate in study.ask(3):
+        a = candidate.parameters["a"]
+        study.tell(candidate, [{"t": 0.1 * i, "u": np.full(5, a + i)} for i in range(3)])
+    data = study.archive()
+    assert data.u_max.isel(member=1).values.tolist() == [float(data.a[1]) + i for i in range(3)]
+    assert set(data.data_vars) == {"stored", "u_max"}
+    study.close()

@@ -101,6 +101,12 @@ def test_auto_tries_both_by_turns_and_then_chooses(tmp_path):
     assert costs.put_s_per_byte == pytest.approx(3.9e-3 / (4e6 - 1e4))
     assert planner.assign(tmp_path / "9.json", ready=True) == "writer"
     account = planner.account()
+    later = Planner(clock=Clock())
+    later.resume(json.loads(json.dumps(account)))
+    assert (later.place, later.costs, later.predicted) == (planner.place, planner.costs, planner.predicted)
+    told_otherwise = Planner("reader")
+    told_otherwise.resume(account)
+    assert told_otherwise.place == "reader"
     assert json.loads(json.dumps(account)) == account
     assert account["measured_s"]["writer"] == pytest.approx(account["predicted_s"]["writer"], rel=0.05)
     assert account["measured_s"]["reader"] == pytest.approx(account["predicted_s"]["reader"], rel=0.05)
