@@ -313,8 +313,9 @@ def _plugins(words: list[str]) -> int:
 def _doctor(words: list[str]) -> int:
     _Parser(prog="alearn doctor", description="What this machine has and lacks.").parse_args(words)
     from alearn.doctor import doctor
+    from alearn.launcher.checkup import CHECKS
 
-    return doctor()
+    return doctor(CHECKS)
 
 
 def _steer(command: str) -> Callable[[list[str]], int]:

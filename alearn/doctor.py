@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,9 @@ class Finding:
 REQUIRED = ("torch", "gpytorch", "botorch", "numpy", "scipy", "hydra-core", "adios2", "rich", "matplotlib", "xarray")
 
 
-def doctor() -> int:
-    """Print every finding; 0 if nothing that every study needs is missing."""
-    findings = [finding for check in CHECKS for finding in check()]
+def doctor(more: Sequence[Callable[[], list[Finding]]] = ()) -> int:
+    """Print every finding, those of ``more`` checks too; 0 if nothing that every study needs is missing."""
+    findings = [finding for check in (*CHECKS, *more) for finding in check()]
     width = max(len(f.what) for f in findings)
     for f in findings:
         mend = f"  ->  {f.mend}" if f.mend else ""
