@@ -228,6 +228,11 @@ def check_carrier(carrier: Mapping[str, Any], launcher: str = "slurm", one_host:
         f"; under launcher={launcher} set transport=socket transport.kind=tcp transport.host=0.0.0.0 "
         "transport.advertise=NAME_OF_THIS_HOST_FOR_THE_NODES (and, to adopt jobs after a restart, transport.port and transport.key_file)"
     )
+    if name == "adios_sst" and carrier.get("interface", "lo") == "lo" and not (only_this_host() if one_host is None else one_host):
+        raise ConfigError(
+            "The transport adios_sst tells members the address of the interface lo, which on another host is that host itself; set "
+            "transport.interface to the network that the nodes share, e.g. ib0."
+        )
     if name not in ("socket", "inprocess"):
         return  # one that we do not know, say of a plug-in or over the shared file system
     problem = ""
