@@ -457,6 +457,9 @@ def _space(value: Any) -> dict[str, Any]:
     for constraint in plain.get("constraints", ()) or ():
         if isinstance(constraint, dict) and isinstance(constraint.get("target"), str):
             constraint["target"] = _absolute_target(constraint["target"])
+    for spec in plain.values():
+        if isinstance(spec, dict) and isinstance(spec.get("pool"), str):
+            spec["pool"] = os.path.abspath(os.path.expanduser(spec["pool"]))
     Space.from_config(plain)
     return plain
 

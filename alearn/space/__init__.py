@@ -2,6 +2,7 @@
 
 from alearn.space.constraints import Constraint, Linear, Python
 from alearn.space.parameters import Categorical, Continuous, Integer, Ordinal, Parameter
+from alearn.space.pool import Pool
 from alearn.space.space import Space
 
-__all__ = ["Categorical", "Constraint", "Continuous", "Integer", "Linear", "Ordinal", "Parameter", "Python", "Space"]
+__all__ = ["Categorical", "Constraint", "Continuous", "Integer", "Linear", "Ordinal", "Parameter", "Pool", "Python", "Space"]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.metrics import normal_cdf
 from alearn.types import Floats, Value
 
-SCALES = ("linear", "log")
+SCALES = ("linear", "log", "normal")
 
 
 class Parameter(ABC):
@@ -111,25 +112,71 @@ def _number_problem(name: str, value: Any, low: float, high: float, unit: str) -
 
 @dataclass(frozen=True)
 class Continuous(Parameter):
-    """A real number in ``[low, high]``; on a log scale the unit interval is uniform in the logarithm."""
+    """A real number in ``[low, high]``; on a log scale the unit interval is uniform in the logarithm.
+
+    On the scale "normal" the unit interval is uniform in the distribution function of a normal density, cut off at the
+    ends of the box: designs, candidates and test members are then drawn from it, and so is the error measured in it.
+
+    Args:
+        name: an identifier.
+        low: the low end, part of the box.
+        high: the high end, part of the box.
+        scale: linear, log or normal.
+        unit: a text for labels.
+        mean: of the normal density.
+        std: of the normal density.
+    """
 
     name: str
     low: float
     high: float
     scale: str = "linear"
     unit: str = ""
+    mean: float | None = None
+    std: float | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_box(self.name, self.low, self.high, self.scale)
         object.__setattr__(self, "low", float(self.low))
         object.__setattr__(self, "high", float(self.high))
+        self._check_density()
+
+    def _check_density(self) -> None:
+        if self.scale != "normal":
+            if self.mean is not None or self.std is not None:
+                raise ConfigError(f"Parameter '{self.name}' has a mean or std but the scale {self.scale}; write scale: normal.")
+            return
+        mean, std = _finite(self.name, "mean", self.mean), _finite(self.name, "std", self.std)
+        if not std > 0 or self._share(mean, std) < 1e-6:
+            raise ConfigError(
+                f"The normal density of parameter '{self.name}' has mean={mean:g} and std={std:g}; it needs a positive std and a share of "
+                f"at least a millionth inside [{self.low:g}, {self.high:g}]."
+            )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+
+    def _share(self, mean: float, std: float) -> float:
+        return float(normal_cdf((self.high - mean) / std) - normal_cdf((self.low - mean) / std))
 
     def to_unit(self, values: Sequence[Value]) -> Floats:
-        return np.clip(_warp(np.asarray(values, dtype=np.float64), self.low, self.high, self.scale), 0.0, 1.0)[:, None]
+        v = np.asarray(values, dtype=np.float64)
+        if self.mean is not None and self.std is not None:
+            u = (normal_cdf((v - self.mean) / self.std) - normal_cdf((self.low - self.mean) / self.std)) / self._share(self.mean, self.std)
+        else:
+            u = _warp(v, self.low, self.high, self.scale)
+        return np.clip(u, 0.0, 1.0)[:, None]
 
     def from_unit(self, columns: Floats) -> list[Value]:
-        v = np.clip(_unwarp(columns[:, 0], self.low, self.high, self.scale), self.low, self.high)
+        u = columns[:, 0]
+        if self.mean is not None and self.std is not None:
+            from scipy.special import ndtri
+
+            level = normal_cdf((self.low - self.mean) / self.std) + np.clip(u, 0.0, 1.0) * self._share(self.mean, self.std)
+            raw = self.mean + self.std * np.asarray(ndtri(np.clip(level, 1e-300, 1 - 1e-16)))
+        else:
+            raw = _unwarp(u, self.low, self.high, self.scale)
+        v = np.clip(raw, self.low, self.high)
         return [float(x) for x in v]
 
     def spread(self, u: Floats) -> Floats:
@@ -142,7 +189,8 @@ class Continuous(Parameter):
         return _number_problem(self.name, value, self.low, self.high, self.unit)
 
     def to_config(self) -> dict[str, Any]:
-        return _spec(self, low=self.low, high=self.high)
+        density = {} if self.mean is None else {"mean": self.mean, "std": self.std}
+        return _spec(self, low=self.low, high=self.high, **density)
 
 
 @dataclass(frozen=True)
@@ -286,7 +334,7 @@ def _label_problem(name: str, value: Any, valid: tuple[Value, ...]) -> str | Non
     return str(UnknownName(f"value of parameter '{name}':", str(value), [str(v) for v in valid]))
 
 
-_KEYS = ("low", "high", "scale", "unit", "integer", "choices", "ordinal")
+_KEYS = ("low", "high", "scale", "unit", "integer", "mean", "std", "choices", "ordinal", "pool", "id", "features")
 
 
 def parameter_from_config(name: str, spec: Any) -> Parameter:
@@ -295,7 +343,8 @@ def parameter_from_config(name: str, spec: Any) -> Parameter:
     Args:
         name: the parameter's name.
         spec: ``[low, high]``; or a mapping with ``low``, ``high`` and optionally ``scale`` (linear, log), ``integer``
-            and ``unit``; or ``{"choices": [...]}``; or ``{"ordinal": [...]}``.
+            and ``unit`` (with ``scale: normal`` also ``mean`` and ``std``); or ``{"choices": [...]}``; or ``{"ordinal": [...]}``;
+            or ``{"pool": FILE.csv, "id": COLUMN, "features": [COLUMN, ...]}``.
 
     Raises:
         ConfigError: the specification is none of these, or holds bad numbers.
@@ -311,12 +360,20 @@ def parameter_from_config(name: str, spec: Any) -> Parameter:
         if key not in _KEYS:
             raise UnknownName(f"option of parameter '{name}'", str(key), _KEYS)
     unit = str(spec.get("unit") or "")
-    kinds = [k for k in ("choices", "ordinal", "low") if k in spec]
+    kinds = [k for k in ("choices", "ordinal", "pool", "low") if k in spec]
+    if kinds == ["pool"]:
+        from alearn.space.pool import Pool
+
+        return Pool.from_file(name, str(spec["pool"]), spec.get("id"), spec.get("features"), unit)
     if kinds == ["choices"]:
         return Categorical(name, spec["choices"], unit)
     if kinds == ["ordinal"]:
         return Ordinal(name, spec["ordinal"], unit)
     if kinds != ["low"] or "high" not in spec:
-        raise ConfigError(f"Parameter '{name}' is given as {dict(spec)!r}; give either low and high, or choices, or ordinal.")
-    kind = Integer if spec.get("integer") else Continuous
-    return kind(name, spec["low"], spec["high"], str(spec.get("scale") or "linear"), unit)
+        raise ConfigError(f"Parameter '{name}' is given as {dict(spec)!r}; give either low and high, or choices, or ordinal, or pool.")
+    scale = str(spec.get("scale") or "linear")
+    if not spec.get("integer"):
+        return Continuous(name, spec["low"], spec["high"], scale, unit, spec.get("mean"), spec.get("std"))
+    if scale == "normal":
+        raise ConfigError(f"The integer parameter '{name}' has the scale normal; give linear or log, or make it continuous.")
+    return Integer(name, spec["low"], spec["high"], scale, unit)

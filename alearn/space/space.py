@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class Space:
         """Make a space from a mapping of names to specifications (see ``parameter_from_config``).
 
         The key ``constraints`` with a list of mappings or functions is not a parameter (see ``constraint_from_config``).
+        A specification with ``count: n`` stands for ``n`` parameters that are numbered from 1: the coefficients of an initial
+        condition, say.
 
         Raises:
             ConfigError: something in it is wrong; the sentence names it.
@@ -61,7 +63,7 @@ class Space:
         rules = specs.get(CONSTRAINTS)
         is_rules = isinstance(rules, Sequence) and not isinstance(rules, str) and all(isinstance(r, Mapping) or callable(r) for r in rules)
         constraints = [constraint_from_config(r) for r in specs.pop(CONSTRAINTS)] if is_rules else []
-        return cls([parameter_from_config(n, s) for n, s in specs.items()], constraints)
+        return cls([parameter_from_config(n, s) for n, s in _counted(specs)], constraints)
 
     def to_config(self) -> dict[str, Any]:
         """The inverse of ``from_config``: plain dicts, lists, numbers and strings."""
@@ -236,3 +238,17 @@ class Space:
             for name in c.terms:
                 if isinstance(self[name], Categorical) or not isinstance(self[name], (Continuous, Integer)):
                     raise ConfigError(f"The constraint {c.describe()} uses '{name}', which is not a number; use a target function instead.")
+
+
+def _counted(specs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and specifications, with those that have a count written out."""
+    for name, spec in specs.items():
+        if not isinstance(spec, Mapping) or "count" not in spec:
+            yield str(name), spec
+            continue
+        count = spec["count"]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigError(f"The count of parameter '{name}' is {count!r}; give a whole number of at least 1.")
+        each = {k: v for k, v in spec.items() if k != "count"}
+        for i in range(1, count + 1):
+            yield f"{name}{i}", each
