@@ -136,6 +136,44 @@ def test_the_named_readers(tmp_path):
     assert np.array_equal(f["u"], [0, 1, 2])
 
 
+def test_a_table_that_grows_is_followed_line_by_line(bench, program):
+    simulation = program(
+        """
+        import time
+        with open("history.csv", "w") as file:
+            file.write("t, y\\n")
+            for n in range(400):
+                file.write(f"{n}, {n}")  # half a line
+                file.flush()
+                time.sleep(0.01)
+                file.write(".5\\n")
+                file.flush()
+        """,
+        {"files": "*.csv", "reader": "csv_rows"},
+    )
+    bench.start(simulation, {})
+    bench.owner.until(lambda o: o.steps("m0001") > 5, "rows")
+    bench.owner.reader.stop("m0001", 1)
+    run = bench.end()
+    assert run.ends[0].status == "stopped"
+    assert 5 < len(run.samples) < 400
+    assert [float(s.values["y"]) for s in run.samples] == [n + 0.5 for n in range(len(run.samples))]
+
+
+def test_what_the_supervisor_writes_is_not_collected(bench, program):
+    run = bench.run(program("print('hello')\nopen('z.json', 'w').write('{\"y\": 3}')", {"files": "*.*o*"}), {})
+    assert run.exit.cause is ExitCause.DONE, run.stderr
+    assert [float(s.values["y"]) for s in run.samples] == [3.0]
+    assert run.stdout == "hello\n"
+
+
+@pytest.mark.parametrize(("text", "said"), [("t,y\n0,1\n1\n", "it has 1 values, and the header names 2"), ("t,y\n0,x\n", "ValueError")])
+def test_a_row_that_is_no_step_is_told(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(SimulationError, match=said):
+        collected(tmp_path, "a.csv", "csv_rows")
+
+
 def test_no_code_is_loaded_from_an_array_file(tmp_path):
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(SimulationError, match="cannot read the file"):
