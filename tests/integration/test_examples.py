@@ -58,6 +58,23 @@ def test_example(name, outputs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("gcc")
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: apt-get install gcc")
+@pytest.mark.parametrize("how", ["sst", "files"])
+def test_adios2(how, tmp_path):
+    shutil.copytree(EXAMPLES / "06_adios2", tmp_path / "example", ignore=shutil.ignore_patterns("studies", "spill"))
+    done = run(tmp_path / "example", "./run.sh", how, *TINY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    from alearn import open_archive
+
+    with open_archive(tmp_path / "example" / "study") as data:
+        assert {"c", "mass", "peak"} <= set(data)
+        assert data["c"].sizes["member"] == 4
+        assert data["c"].attrs["units"] == "mg/l"
+        assert float(data["peak"].max()) < 8
+
+
+@pytest.mark.slow
 def test_serve(tmp_path):
     for name in ("01_generator", "07_serve"):
         shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("studies"))

@@ -52,6 +52,7 @@ def test_no_slurm_here(monkeypatch, tmp_path):
         ({"name": "socket", "kind": "tcp"}, "the address 127.0.0.1, which on another host is that host itself"),
         ({"name": "socket", "kind": "tcp", "host": "0.0.0.0"}, "has no transport.advertise"),
         ({"name": "socket", "kind": "tcp", "host": "0.0.0.0", "advertise": "localhost"}, "the address localhost"),
+        ({"name": "adios_sst"}, "the address of the interface lo, which on another host"),
     ],
 )
 def test_members_on_other_hosts_must_reach_the_learner(carrier, said):
@@ -64,6 +65,7 @@ def test_carriers_that_do(caplog):
     with caplog.at_level(logging.WARNING):
         check_carrier({**tcp, "port": 5000, "key_file": "k"}, one_host=False)
         check_carrier({"name": "files"}, one_host=False)
+        check_carrier({"name": "adios_sst", "interface": "ib0"}, one_host=False)
         check_carrier({"name": "socket", "kind": "unix"}, one_host=True)
         assert not caplog.records
         check_carrier(tcp, one_host=False)

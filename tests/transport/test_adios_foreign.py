@@ -331,6 +331,13 @@ def test_the_config_file_makes_a_reader(name):
     build("transport", name, options).close()
 
 
+def test_a_code_that_names_no_interface_is_told_one(case):
+    c = case(adios_sst())
+    assert c.reader.address("m0001", 1)["ADIOS2_INTERFACE"] == "lo"
+    assert "ADIOS2_INTERFACE" not in case(adios_sst(interface="")).reader.address("m0001", 1)
+    assert "ADIOS2_INTERFACE" not in case(adios_bp()).reader.address("m0001", 1)
+
+
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match=r"writing\.QueueLimit is \[3\]"):
         adios_sst(writing={"QueueLimit": [3]})

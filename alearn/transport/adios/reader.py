@@ -116,6 +116,9 @@ class AdiosReader:
         found = self._attempts.get((member, attempt))
         if found is None:
             found = self._attempts[member, attempt] = self._begin(member, attempt, env["ALEARN_STREAM"])
+        interface = self._engine.writing.get("NetworkInterface")
+        if interface:
+            env["ADIOS2_INTERFACE"] = interface  # what SST asks in codes that name none
         env["ALEARN_STREAM"] = f"adios_{self._engine.name.lower()}:{found.directory}"
         return env
 
