@@ -9,12 +9,18 @@ if TYPE_CHECKING:
     from alearn.surrogate.auto import AutoSurrogate, Standing
     from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction, Surrogate
     from alearn.surrogate.calibration import Calibrator
+    from alearn.surrogate.dropout import MCDropout
     from alearn.surrogate.ensemble import DeepEnsemble
     from alearn.surrogate.gp import ExactGP
+    from alearn.surrogate.lastlayer import DistanceAware, LastLayerLaplace, VariationalLastLayer
     from alearn.surrogate.snapshot import SnapshotInfo, load_snapshot, save_snapshot
     from alearn.surrogate.trajectory import OverTime
 
 _WHERE = {
+    "VariationalLastLayer": "lastlayer",
+    "DistanceAware": "lastlayer",
+    "LastLayerLaplace": "lastlayer",
+    "MCDropout": "dropout",
     "AutoSurrogate": "auto",
     "Standing": "auto",
     "Batch": "base",
@@ -31,6 +37,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "VariationalLastLayer",
+    "DistanceAware",
+    "LastLayerLaplace",
+    "MCDropout",
     "AutoSurrogate",
     "Standing",
     "Batch",

@@ -9,21 +9,18 @@ from dataclasses import asdict
 from typing import Any, final
 
 import torch
-from botorch.acquisition.objective import PosteriorTransform
-from botorch.posteriors.ensemble import EnsemblePosterior
-from botorch.posteriors.posterior import Posterior
 from torch import Tensor
 
 from alearn.errors import ConfigError
-from alearn.surrogate.base import Batch, Prediction
+from alearn.surrogate.base import Batch
 from alearn.surrogate.crossval import OutOfFold
-from alearn.surrogate.network import CHUNK, NetworkSurrogate, Training
+from alearn.surrogate.network import CHUNK, SpreadSurrogate, Training
 from alearn.surrogate.scaling import check_batch
 from alearn.surrogate.stacked import Stacked, StackedMLP, make_networks
 
 
 @final
-class DeepEnsemble(NetworkSurrogate):
+class DeepEnsemble(SpreadSurrogate):
     """K stacked networks with bootstrap weights by group, optional variance heads and random priors.
 
     Args:
@@ -146,53 +143,8 @@ class DeepEnsemble(NetworkSurrogate):
         each: Tensor = (squared.mean(dim=-1) * w).mean(dim=-1)
         return each
 
-    # --- prediction -----------------------------------------------------------------------------------------------
-
-    def posterior(
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The K estimators' values with their spread scaled by the calibration factor.
-
-        Args:
-            X: ``batch_shape x q x d``.
-            output_indices: the outputs wanted; None is all.
-            observation_noise: True adds the learned noise to the estimators as draws with a fixed seed.
-            posterior_transform: applied to the posterior.
-
-        Returns:
-            An ``EnsemblePosterior`` over ``batch_shape x K x q x m``.
-        """
-        values, noise = self._values(X)
-        centre = values.mean(dim=-3, keepdim=True)
-        values = centre + self.factor.to(values) * (values - centre)
-        if observation_noise is not False and noise is not None:
-            draws = torch.randn(values.shape, generator=torch.Generator().manual_seed(self.seed), dtype=values.dtype)
-            values = values + noise * draws
-        if output_indices is not None:
-            values = values[..., output_indices]
-        posterior: Posterior = EnsemblePosterior(values)
-        return posterior if posterior_transform is None else posterior_transform(posterior)
-
-    @torch.no_grad()
-    def predict(self, X: Tensor) -> Prediction:
-        if len(X) == 0:
-            return Prediction(*(X.new_empty(0, self.m) for _ in range(3)))
-        parts = []
-        for start in range(0, len(X), CHUNK):
-            values, noise = self._values(X[start : start + CHUNK])
-            aleatoric = torch.zeros_like(values[0]) if noise is None else (noise**2).mean(dim=0).sqrt()
-            parts.append((values.mean(dim=0), values.std(dim=0) * self.factor.to(values), aleatoric))
-        return Prediction(*(torch.cat(p) for p in zip(*parts, strict=True)))
-
     def _values(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw means ``batch_shape x K x q x m`` and noise standard deviations of the same shape (None without heads)."""
-        if X.shape[-1] != self.d:
-            raise ConfigError(f"The surrogate takes {self.d} input columns; X has the shape {tuple(X.shape)}.")
-        flat = self.scaling.inputs(X.reshape(-1, self.d)).float()
+        flat = self._checked(X)
         if flat.requires_grad or len(flat) <= CHUNK:
             out, prior = self.average(flat), None if self.prior is None else self.prior(flat)
         else:
@@ -200,12 +152,8 @@ class DeepEnsemble(NetworkSurrogate):
             out = torch.cat([self.average(p) for p in pieces], dim=1)
             prior = None if self.prior is None else torch.cat([self.prior(p) for p in pieces], dim=1)
         mean = out[..., : self.m] if prior is None else out[..., : self.m] + prior
-        dtype = X.dtype if X.is_floating_point() else torch.float64
-        values = self._shape(mean.to(dtype) * self.scaling.scale.to(dtype) + self.scaling.mean.to(dtype), X)
+        values = self._raw(mean, X)
         if not self.variance_heads:
             return values, None
-        noise = torch.exp(0.5 * out[..., self.m :].clamp(-14.0, 6.0)).to(dtype) * self.scaling.scale.to(dtype)
+        noise = torch.exp(0.5 * out[..., self.m :].clamp(-14.0, 6.0)).to(values) * self.scaling.scale.to(values)
         return values, self._shape(noise, X)
-
-    def _shape(self, out: Tensor, X: Tensor) -> Tensor:
-        return out.reshape(self.estimators, *X.shape[:-1], self.m).movedim(0, -3)

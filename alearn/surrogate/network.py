@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from botorch.acquisition.objective import PosteriorTransform
+from botorch.posteriors.ensemble import EnsemblePosterior
+from botorch.posteriors.posterior import Posterior
 from torch import Tensor
 
 from alearn.errors import ConfigError
-from alearn.surrogate.base import Batch, OnlineSurrogate
+from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction
 from alearn.surrogate.bootstrap import KINDS, bootstrap_weights
 from alearn.surrogate.scaling import STRETCH, Scaling, check_batch, check_factor
 from alearn.surrogate.stacked import Stacked
@@ -271,3 +274,65 @@ class NetworkSurrogate(OnlineSurrogate):
         """Take up a training that ``training_state`` described (after ``load_state_dict``)."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
+
+
+class SpreadSurrogate(NetworkSurrogate):
+    """A network surrogate that answers with several values for every point; their spread is the epistemic uncertainty."""
+
+    @abstractmethod
+    def _values(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw values ``batch_shape x K x q x m`` and noise standard deviations of the same shape (None without heads)."""
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+    ) -> Posterior:
+        """The K values of every point with their spread scaled by the calibration factor.
+
+        Args:
+            X: ``batch_shape x q x d``.
+            output_indices: the outputs wanted; None is all.
+            observation_noise: True adds the learned noise to the values as draws with a fixed seed.
+            posterior_transform: applied to the posterior.
+
+        Returns:
+            An ``EnsemblePosterior`` over ``batch_shape x K x q x m``.
+        """
+        values, noise = self._values(X)
+        centre = values.mean(dim=-3, keepdim=True)
+        values = centre + self.factor.to(values) * (values - centre)
+        if observation_noise is not False and noise is not None:
+            draws = torch.randn(values.shape, generator=torch.Generator().manual_seed(self.seed), dtype=values.dtype)
+            values = values + noise * draws
+        if output_indices is not None:
+            values = values[..., output_indices]
+        posterior: Posterior = EnsemblePosterior(values)
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    @torch.no_grad()
+    def predict(self, X: Tensor) -> Prediction:
+        if len(X) == 0:
+            return Prediction(*(X.new_empty(0, self.m) for _ in range(3)))
+        parts = []
+        for start in range(0, len(X), CHUNK):
+            values, noise = self._values(X[start : start + CHUNK])
+            aleatoric = torch.zeros_like(values[0]) if noise is None else (noise**2).mean(dim=0).sqrt()
+            parts.append((values.mean(dim=0), values.std(dim=0) * self.factor.to(values), aleatoric))
+        return Prediction(*(torch.cat(p) for p in zip(*parts, strict=True)))
+
+    def _checked(self, X: Tensor) -> Tensor:
+        """Raw ``batch_shape x q x d`` as normalised rows ``n x d``."""
+        if X.shape[-1] != self.d:
+            raise ConfigError(f"The surrogate takes {self.d} input columns; X has the shape {tuple(X.shape)}.")
+        return self.scaling.inputs(X.reshape(-1, self.d)).float()
+
+    def _raw(self, out: Tensor, X: Tensor) -> Tensor:
+        """Normalised ``K x n x m`` in the outputs' units and X's type, ``batch_shape x K x q x m``."""
+        dtype = X.dtype if X.is_floating_point() else torch.float64
+        return self._shape(out.to(dtype) * self.scaling.scale.to(dtype) + self.scaling.mean.to(dtype), X)
+
+    def _shape(self, out: Tensor, X: Tensor) -> Tensor:
+        return out.reshape(len(out), *X.shape[:-1], self.m).movedim(0, -3)

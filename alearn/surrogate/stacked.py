@@ -158,7 +158,9 @@ class StackedMLP(Stacked):
         if self.frequency is not None and self.phase is not None:
             h = torch.cat([h, torch.sin(torch.baddbmm(self.phase, h, self.frequency))], dim=-1)
         for i in range(self.depth):
-            a = self.activation(torch.baddbmm(self.biases[i], h, self.weights[i]))
+            # many masks for one network: the products broadcast
+            z = torch.baddbmm(self.biases[i], h, self.weights[i]) if masks is None else h @ self.weights[i] + self.biases[i]
+            a = self.activation(z)
             h = (h + a) * math.sqrt(0.5) if self.residual and i > 0 else a
             if masks is not None:
                 h = h * masks[i]
