@@ -303,7 +303,11 @@ def sentence(found: dict[str, Any]) -> str:
             )
     if "solver" in found:
         said.append(f"{100 * found['solver']['wall']:+.1f} % wall time of a solver that writes every step")
-    return f"The framed socket with acknowledgements reaches {', '.join(said)} (medians of interleaved rounds)."
+    if "churn" in found:
+        row = found["churn"]
+        more = [row["after"][key] - row["before"][key] for key in ("descriptors", "threads")]
+        said.append(f"{more[0]:+d} descriptors and {more[1]:+d} threads after {row['visits']:,} visits by 64 writers at a time")
+    return f"The framed socket with acknowledgements: {', '.join(said)} (medians of interleaved rounds)."
 
 
 def main() -> None:

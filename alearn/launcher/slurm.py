@@ -226,7 +226,7 @@ def check_carrier(carrier: Mapping[str, Any], launcher: str = "slurm", one_host:
     host, advertise = str(carrier.get("host", "127.0.0.1")), str(carrier.get("advertise", ""))
     advice = (
         f"; under launcher={launcher} set transport=socket transport.kind=tcp transport.host=0.0.0.0 "
-        "transport.advertise=NAME_OF_THIS_HOST_FOR_THE_NODES (and, to adopt jobs after a restart, transport.port and transport.key_file)"
+        "transport.advertise=NAME_OF_THIS_HOST_FOR_THE_NODES (and, to adopt jobs after a restart, transport.port)"
     )
     if name == "adios_sst" and carrier.get("interface", "lo") == "lo" and not (only_this_host() if one_host is None else one_host):
         raise ConfigError(
@@ -246,5 +246,5 @@ def check_carrier(carrier: Mapping[str, Any], launcher: str = "slurm", one_host:
         problem = f"The transport listens on {host} but has no transport.advertise, so members are told no address they can reach"
     if problem and not (name == "socket" and (only_this_host() if one_host is None else one_host)):
         raise ConfigError(problem + advice + ".")
-    if kind == "tcp" and not (carrier.get("port") and carrier.get("key_file")):
-        log.warning("Without transport.port and transport.key_file a restarted controller cannot be found by jobs that still run.")
+    if kind == "tcp" and not carrier.get("port"):
+        log.warning("Without transport.port a restarted controller cannot be found by jobs that still run.")
