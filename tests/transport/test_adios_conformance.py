@@ -3,9 +3,7 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
-from alearn.testing.streams import PATIENCE_S, Background, Owner
+from alearn.testing.streams import PATIENCE_S
 from alearn.testing.transport import ProcessTransportConformance
 from alearn.transport.adios_bp import adios_bp
 from alearn.transport.adios_sst import adios_sst

@@ -11,6 +11,9 @@ from typing import cast
 
 from alearn.errors import MissingDependency
 
+_OPENING, _LOOK_EVERY = 8, 64
+"""In its first steps SST still opens connections; later it is enough to look for new ones now and then."""
+
 
 def load_bindings() -> ModuleType:
     """adios2's bindings, without the torch (seconds, hundreds of megabytes) that their package drags in.
@@ -43,17 +46,23 @@ class Sockets:
         self._before = descriptors()
         self._known: frozenset[int] = frozenset()
         self._handles: list[socket.socket] = []
+        self._calls = 0
 
     def hasten(self) -> None:
         """Apply the settings to every TCP connection that was opened since this object was made."""
+        if self._calls < _OPENING or self._calls % _LOOK_EVERY == 0:
+            self._look()
+        self._calls += 1
+        for handle in self._handles:
+            with contextlib.suppress(OSError):  # its other end has gone
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _look(self) -> None:
         now = descriptors() - self._before - {handle.fileno() for handle in self._handles}
         if now != self._known:
             self.close()
             self._handles = [handle for descriptor in now if (handle := _tcp(descriptor)) is not None]
             self._known = now
-        for handle in self._handles:
-            with contextlib.suppress(OSError):  # its other end has gone
-                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def close(self) -> None:
         """Let go of the sockets; they stay as they are."""
