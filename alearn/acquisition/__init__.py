@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from alearn.acquisition.lcmd import Lcmd
     from alearn.acquisition.maxdet import MaxDet
     from alearn.acquisition.mixture import Mixture, Schedule
+    from alearn.acquisition.nehvi import Nehvi
     from alearn.acquisition.portfolio import Portfolio
     from alearn.acquisition.python import PythonAcquisition
     from alearn.acquisition.straddle import Straddle
@@ -44,6 +45,7 @@ _WHERE = {
     "MaxDet": "maxdet",
     "Maximin": "baselines",
     "Mixture": "mixture",
+    "Nehvi": "nehvi",
     "PoolFunction": "base",
     "Portfolio": "portfolio",
     "PosteriorStd": "uncertainty",
@@ -76,6 +78,7 @@ __all__ = [
     "MaxDet",
     "Maximin",
     "Mixture",
+    "Nehvi",
     "PoolFunction",
     "Portfolio",
     "PosteriorStd",
