@@ -20,6 +20,7 @@ END_BYTES = 1 << 16
 STEERED_BYTES = 1 << 10
 PROOF_BYTES = 64
 _BUFFER = 1 << 16
+_DISCARDED = 64 << 20
 _POOLED = 32 << 20
 _POOLED_SIZES = 4
 _STEP_BYTES = wire.HEADER_BYTES + wire.STEP_HEAD.size
@@ -319,6 +320,17 @@ class Connection:
         head = first[wire.HEADER_BYTES :]
         if wire.CRC.unpack_from(first, wire.HEADER.size)[0] != zlib.crc32(head, zlib.crc32(first[: wire.HEADER.size])):
             raise Damaged("a frame was damaged on its way (its checksum does not match)")
+
+    def discard(self) -> bool:
+        """Throw away what comes after a refusal; returns whether it is over, for it ended or is too much."""
+        try:
+            got = len(self.sock.recv(_BUFFER))
+        except _AGAIN:
+            return False
+        except OSError:
+            got = 0
+        self.discarded += got
+        return not got or self.discarded > _DISCARDED
 
     def say(self, kind: int, head: bytes = b"", flags: int = 0) -> None:
         """Put a frame in line to be sent."""

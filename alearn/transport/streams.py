@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alearn import client as wire
-from alearn.errors import SchemaError, TransportError
-from alearn.transport.base import Broken, End, Hello, Message, Steered
+from alearn.errors import TransportError
+from alearn.transport.base import Broken, Message, Steered
 from alearn.transport.connection import Buffers, Connection, Frame, ProtocolError
+from alearn.transport.words import read_end, read_hello, read_steered, steer_head
 from alearn.types import Sample, Schema
 
 QUANTUM = 1 << 20
@@ -197,7 +198,7 @@ class StreamEngine:
             known.wishes[known.wish] = dict(values)
             connection = known.connection
             if connection is not None and connection.welcomed:
-                connection.say(wire.STEER, _wish(known.wish, known.wishes[known.wish]))
+                connection.say(wire.STEER, steer_head(known.wish, known.wishes[known.wish]))
                 self._push(connection)
 
     def adopt(self, sock: socket.socket) -> None:
@@ -260,7 +261,7 @@ class StreamEngine:
             kind = wire.ACK if connection.welcomed else wire.WELCOME
             connection.say(kind, wire.ACK_HEAD.pack(known.acknowledged, flags))
             for number, values in () if connection.welcomed else list(known.wishes.items()):
-                connection.say(wire.STEER, _wish(number, values))
+                connection.say(wire.STEER, steer_head(number, values))
             connection.welcomed, connection.ack_due = True, False
             alive = connection.send()
         if not alive or connection.out:
@@ -447,7 +448,8 @@ class StreamEngine:
         if connection.closed:
             return
         if connection.state == "refused":
-            self._discard(connection)
+            if connection.discard():
+                self._drop(connection, "")
             return
         if connection.state == "tls" and not self._shake_hands(connection):
             return
@@ -479,17 +481,6 @@ class StreamEngine:
             with self._lock:
                 self._challenge(connection)
         return done
-
-    def _discard(self, connection: Connection) -> None:
-        try:
-            got = len(connection.sock.recv(1 << 16))
-        except BlockingIOError:
-            return
-        except OSError:
-            got = 0
-        connection.discarded += got
-        if not got or connection.discarded > 64 << 20:
-            self._drop(connection, "")
 
     def _judge(self, connection: Connection, frames: list[Frame]) -> bool:
         """Act on frames; returns whether the connection's state has changed, so that more may be parsed."""
@@ -526,7 +517,7 @@ class StreamEngine:
     def _message(self, connection: Connection, f: Frame) -> tuple[Message, int]:
         known = self._attempts[connection.member]
         if f.kind == wire.END:
-            return _end(connection, f.head), 0
+            return read_end(connection.member, connection.attempt, f.head), 0
         if f.kind == wire.STEERED:
             return self._taken(connection, known, f.head), 0
         step, t = wire.STEP_HEAD.unpack_from(f.head)
@@ -541,7 +532,7 @@ class StreamEngine:
 
     def _taken(self, connection: Connection, known: _Attempt, head: bytes) -> Steered:
         """What a writer says to have taken, which counts once: after a reconnection it is said again."""
-        number, step = _steered(head)
+        number, step = read_steered(head)
         taken: dict[str, Any] = {}
         for n in [n for n in list(known.wishes) if n <= number]:
             taken |= known.wishes.pop(n)
@@ -564,7 +555,7 @@ class StreamEngine:
             self._push(connection)
 
     def _introduce(self, connection: Connection, head: bytes) -> None:
-        hello, session = _hello(head, self._limits.step_bytes)
+        hello, session = read_hello(head, self._limits.step_bytes)
         with self._lock:
             known = self._attempts.get(hello.member)
             if known is None or hello.attempt > known.attempt:
@@ -606,63 +597,3 @@ class StreamEngine:
         for end in (self._wakes, self._waker, self._listener):
             if end is not None:
                 end.close()
-
-
-def _hello(head: bytes, step_bytes: int) -> tuple[Hello, str]:
-    """Read a HELLO's JSON.
-
-    Raises:
-        ProtocolError: it is not what docs/wire.md asks for.
-    """
-    try:
-        said = json.loads(head)
-        if said["protocol"] != wire.PROTOCOL:
-            raise ProtocolError(f"it speaks protocol {said['protocol']!r}; this reader speaks {wire.PROTOCOL}")
-        schema = Schema.from_json(json.dumps(said["schema"]))
-        hello = Hello(
-            member=_typed(said, "member", str),
-            attempt=_typed(said, "attempt", int),
-            parameters=_typed(said, "parameters", dict),
-            schema=schema,
-            steps_total=_typed(said, "steps_total", int),
-            provenance=_typed(said, "provenance", dict),
-        )
-        session = _typed(said, "session", str)
-    except (ValueError, TypeError, KeyError, RecursionError, SchemaError) as error:
-        raise ProtocolError(f"its hello cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
-    if len(set(schema.names)) != len(schema.names) or schema.nbytes > step_bytes:
-        raise ProtocolError(f"its schema has a name twice, or steps of {schema.nbytes} bytes (at most {step_bytes} are allowed)")
-    return hello, session
-
-
-def _end(connection: Connection, head: bytes) -> End:
-    try:
-        said: dict[str, Any] = json.loads(head)
-        steps, status, reason = _typed(said, "steps", int), _typed(said, "status", str), _typed(said, "reason", str)
-        if status not in ("done", "stopped", "failed") or steps < 0:
-            raise ValueError(f"status {status!r}, steps {steps}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ProtocolError(f"its end cannot be read: {str(error)[:200]}") from error
-    return End(connection.member, connection.attempt, steps, status, reason)
-
-
-def _wish(number: int, values: Mapping[str, Any]) -> bytes:
-    return json.dumps({"number": number, "values": values}).encode()
-
-
-def _steered(head: bytes) -> tuple[int, int]:
-    try:
-        said: dict[str, Any] = json.loads(head)
-        number, step = _typed(said, "number", int), _typed(said, "step", int)
-        if step < 0:
-            raise ValueError(f"step {step}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ProtocolError(f"what it says to have taken cannot be read: {str(error)[:200]}") from error
-    return number, step
-
-
-def _typed(said: dict[str, Any], name: str, kind: type) -> Any:
-    value = said[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"'{name}' is {str(value)[:40]!r}, not a {kind.__name__}")
-    return value
