@@ -206,6 +206,8 @@ def check(config: Config) -> None:
     make_simulation(config).check(space.names)
     if config.simulation.options.get("format") == "adios2" and config.transport.name not in ADIOS2:
         raise ConfigError(f"simulation.format=adios2 needs transport={' or '.join(ADIOS2)}; transport is '{config.transport.name}'.")
+    if config.transport.name == "redis":  # a server that is not there is told before a study is made
+        _build("transport", config.transport).close()
     find_reference(config, space)
     if config.design.data is not None:
         read_past(Path(config.design.data), space)

@@ -298,8 +298,10 @@ def _plugin(group: str, value: Any) -> PlugIn | None:
 
 def _recorded_space(simulation: PlugIn | None) -> Any:
     """A replay without a space of its own has the recorded study's."""
-    if simulation is None or simulation.name != "replay" or not simulation.options.get("study"):
+    if simulation is None or simulation.name != "replay":
         return None
+    if not simulation.options.get("study"):
+        raise ConfigError("simulation=replay needs the directory of the recorded study: simulation.study=DIR.")
     return _read_yaml(Path(simulation.options["study"]) / "config.yaml", "configuration of the recorded study").get("space")
 
 

@@ -114,7 +114,7 @@ def _to_netcdf(dataset: xr.Dataset, target: Path, h5netcdf: Any, h5py: Any) -> N
         for name, variable in dataset.variables.items():
             text, kind = variable.dtype.kind in "US", variable.dtype.kind
             # netCDF has neither a truth value nor half precision; xarray understands the attribute dtype
-            stored: np.dtype[Any] = {"bool": np.dtype("int8"), "float16": np.dtype("float32")}.get(variable.dtype.name, variable.dtype)
+            stored = np.dtype({"bool": "int8", "float16": "float32"}.get(variable.dtype.name, variable.dtype.str))
             there = file.create_variable(
                 str(name),
                 tuple(map(str, variable.dims)),

@@ -189,7 +189,8 @@ class _Bridge:
             self._wakes.close()
             self._waker.close()
             remote.close()
-            raise TransportError(f"The Redis server at {url} does not answer: {error}. Is it started, and the password right?") from error
+            said = str(error).rstrip(".")
+            raise TransportError(f"The Redis server at {url} does not answer: {said}. Is it started, and the password right?") from error
         self._threads = [threading.Thread(target=work, name="alearn-redis", daemon=True) for work in (self._upward, self._downward)]
         for thread in self._threads:
             thread.start()
