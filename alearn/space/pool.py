@@ -95,17 +95,17 @@ class Pool(Parameter):
 
     def to_unit(self, values: Sequence[Value]) -> Floats:
         rows: dict[str, int] = getattr(self, "_rows")  # noqa: B009 - set on a frozen instance
-        return self.features[[rows[str(v)] for v in values]]
+        return np.asarray(self.features[[rows[str(v)] for v in values]])
 
     def from_unit(self, columns: Floats) -> list[Value]:
         return [self.ids[i] for i in self._nearest(columns)]
 
     def spread(self, u: Floats) -> Floats:
         n = len(self.ids)
-        return self.features[np.clip(np.floor(np.asarray(u) * n), 0, n - 1).astype(int)]
+        return np.asarray(self.features[np.clip(np.floor(np.asarray(u) * n), 0, n - 1).astype(int)])
 
     def snap(self, columns: Floats) -> Floats:
-        return self.features[self._nearest(columns)]
+        return np.asarray(self.features[self._nearest(columns)])
 
     def parse(self, text: str) -> Value:
         return text
