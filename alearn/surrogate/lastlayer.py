@@ -95,7 +95,8 @@ class LastLayer(NetworkSurrogate):
         phi = self._phi(x.reshape(-1, x.shape[-1])).to(F64)
         solved = torch.linalg.solve_triangular(self._factors, phi.T.expand(self.m, -1, -1), upper=False)
         rows = (solved * self.noise.sqrt()[:, None, None]).transpose(-1, -2)
-        return rows.reshape(self.m, *x.shape[:-1], -1).movedim(0, -3)
+        spread: Tensor = rows.reshape(self.m, *x.shape[:-1], -1).movedim(0, -3)
+        return spread
 
     def _checked(self, X: Tensor) -> Tensor:
         if X.shape[-1] != self.d:
@@ -324,7 +325,8 @@ class _VariationalNet(Stacked):
         return torch.cat([h, torch.ones_like(h[:, :1])], dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
+        out: Tensor = self.inner(x)
+        return out
 
     def rescale_input(self, column: int, old: tuple[float, float], new: tuple[float, float]) -> None:
         self.inner.rescale_input(column, old, new)
@@ -332,7 +334,7 @@ class _VariationalNet(Stacked):
     @torch.no_grad()
     def rescale_output(self, outputs: int, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> None:
         self.inner.rescale_output(outputs, old, new)
-        self.log_noise += (old[1] / new[1]).log().to(self.log_noise)
+        self.log_noise.add_((old[1] / new[1]).log().to(self.log_noise))
 
     def shift_output(self, first: int, by: Tensor) -> None:
         self.inner.shift_output(first, by)
