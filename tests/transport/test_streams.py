@@ -250,6 +250,39 @@ def test_descriptors_threads_and_memory_stay_flat():
     reader.close()
 
 
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_64_writers_that_come_and_go_leave_nothing_behind(kind):
+    reader = SocketReader(kind=kind)
+    owner = Owner(reader)
+
+    def visits(first, count):
+        for number in range(first, first + count):
+            with client.connect(environ=reader.address(f"m{number:05d}", 1)) as run:
+                for n in range(3):
+                    run.put(t=n, u=[float(number)] * 5000)
+
+    def crowd(first, each):
+        writers = [Background(lambda n=n: visits(first + n * each, each)) for n in range(64)]
+        owner.until(lambda o: len(o.ends) == 64 * each, "every end")
+        for writer in writers:
+            writer.join()
+        assert all((sample.values["u"] == int(member[1:])).all() for (member, _), sample in owner.kept.items())
+        assert len(owner.kept) == 3 * 64 * each
+        for heard in (owner.hellos, owner.ends, owner.kept, owner.arrived):
+            heard.clear()
+        until = time.monotonic() + PATIENCE_S
+        while reader._engine._connections:  # the last to go may be about to
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = crowd(0, 1)
+    assert crowd(64, 4) == before
+    assert not owner.broken
+    reader.close()
+
+
 READER = """
 import sys
 from alearn.transport import SocketReader, Hello, End
