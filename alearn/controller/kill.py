@@ -50,7 +50,7 @@ class ValueOfContinuing:
     def __init__(
         self,
         *,
-        threshold: float = 0.1,
+        threshold: float = 0.2,
         hysteresis: int = 2,
         min_steps: int = 3,
         min_share: float = 0.1,

@@ -31,6 +31,8 @@ from alearn.types import Array, Member, Schema
 
 NAME = "archive.bp"
 _FILES = ("data.0", "md.0", "mmd.0", "md.idx")
+_OVERHEAD = 256 << 10
+"""Bytes that a step of BP5 may take besides its data."""
 _INDEX_HEAD = 64  # md.idx begins with a header whose flags change while somebody writes
 _RESERVED = ("member", "attempt", "step", "t", "crc", "crcs", "members")
 _STORED_AS = {"bool": "uint8", "float16": "float32"}  # what ADIOS2 has no type for
@@ -130,6 +132,7 @@ def append(
     restore(directory, state)
     store = directory / NAME
     try:
+        _find_room(directory, records)
         io = adios2.Adios().declare_io("archive")
         io.set_engine("BP5")
         with adios2.Stream(io, str(store), "w" if state is None else "a") as stream:
@@ -154,6 +157,22 @@ def append(
         raise LedgerError(
             f"The archive {store} could not be extended ({_plain(error)}); the samples stay safe in their segment."
         ) from error
+
+
+def _find_room(directory: Path, records: Records) -> None:
+    """Reserve as much as the step will take, and give it back: ADIOS2 ends the whole process when a write of its own fails.
+
+    Raises:
+        OSError: the disk or the quota is full.
+    """
+    nbytes = records.facts.nbytes + sum(values.nbytes for values in records.values.values())
+    scratch = directory / ".room"
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, nbytes + nbytes // 8 + _OVERHEAD)
+    finally:
+        os.close(fd)
+        scratch.unlink()
 
 
 def _plain(error: Exception) -> str:

@@ -191,15 +191,15 @@ class _Check:
                 if found is None:
                     self.problems.append(f"the bytes of {where} are missing")
                     continue
-                facts, data, named = found
+                facts, data, named, content = found
                 if facts[:3] != (numbers[key[0]], attempt, key[1]):
                     self.problems.append(f"the bytes of {where} belong to another sample: {facts[:3]}")
                 if not data or named != crc:
                     self.problems.append(f"the bytes of {where} do not match their checksum")
-                self.samples[key] = named
+                self.samples[key] = content
 
-    def _segment(self, number: int, fields: list[dict[str, Any]]) -> Iterator[tuple[int, tuple[tuple[Any, ...], bool, int]]]:
-        """Record number, (facts, whether every checksum holds, checksum over facts) of a segment's file."""
+    def _segment(self, number: int, fields: list[dict[str, Any]]) -> Iterator[tuple[int, tuple[tuple[Any, ...], bool, int, int]]]:
+        """Record number, (facts, whether every checksum holds, that over the facts, that of the content) of a segment's file."""
         path = self.directory / "segments" / f"{number:06d}.seg"
         if not path.is_file():
             return
@@ -215,12 +215,12 @@ class _Check:
             for crc, n in zip(struct.unpack_from(f"<{len(fields)}I", facts, FACTS.size), sizes, strict=True):
                 good = good and zlib.crc32(data[place : place + n]) == crc
                 place += n
-            yield record, (FACTS.unpack_from(facts), good, _digest(facts))
+            yield record, (FACTS.unpack_from(facts), good, named, _digest(facts))
 
-    def _archive(self, fields: list[dict[str, Any]]) -> dict[int, dict[int, tuple[tuple[Any, ...], bool, int]]]:
+    def _archive(self, fields: list[dict[str, Any]]) -> dict[int, dict[int, tuple[tuple[Any, ...], bool, int, int]]]:
         """The same of every step of the archive."""
         adios2 = _adios2()
-        out: dict[int, dict[int, tuple[tuple[Any, ...], bool, int]]] = {}
+        out: dict[int, dict[int, tuple[tuple[Any, ...], bool, int, int]]] = {}
         with adios2.Stream(str(self.directory / "archive.bp"), "r") as stream:
             for at, step in enumerate(stream.steps()):
                 have = set(step.available_variables())
@@ -237,12 +237,13 @@ class _Check:
                     facts = (int(column["member"][r]), int(column["attempt"][r]), int(column["step"][r]), float(column["t"][r]))
                     packed = FACTS.pack(*facts) + struct.pack(f"<{len(fields)}I", *(int(c) for c in crcs[r]))
                     whole = bool(good[r]) and zlib.crc32(packed) == int(column["crc"][r])
-                    out[at][r] = (facts, whole, _digest(packed))
+                    out[at][r] = (facts, whole, int(column["crc"][r]), _digest(packed))
         return out
 
 
 def _digest(facts: bytes) -> int:
-    return zlib.crc32(facts)
+    """A checksum over what a sample is, whoever sent it: all of the facts but the attempt."""
+    return zlib.crc32(facts[8:], zlib.crc32(facts[:4]))
 
 
 def _adios2() -> Any:

@@ -3,8 +3,8 @@
 A surrogate learns a member's steps only as fast as it trains; a member that has just shown that it is dead should
 not have to wait for that. So the ensemble's joint prediction of the whole trajectory is conditioned on the steps
 that have arrived, as in the analysis step of an ensemble Kalman smoother (Evensen 2003, doi:10.1007/s10236-003-0036-9):
-what remains of its variance over the steps to come is what they would teach. Where the stream contradicts every
-estimator the analysis is not to be trusted, and the variance grows by the misfit instead.
+what remains of its variance over the steps to come, found by leaving out one estimator after the other, is what they would
+teach. Where the stream contradicts every estimator the analysis is not to be trusted, and the variance grows by the misfit.
 """
 
 from __future__ import annotations
@@ -80,16 +80,36 @@ def remaining_variance(surrogate: Surrogate, features: Features, x: Floats, t: F
         return None
     scale = surrogate.output_scale.double().cpu().numpy()
     values = posterior.values.double().cpu().numpy() / scale  # K x (o + r) x m
-    k, o = len(values), len(t)
-    mean = values.mean(axis=0)
-    spread = (values - mean).reshape(k, -1) / np.sqrt(k - 1)
-    past, coming = spread[:, : o * features.m], spread[:, o * features.m :]
-    prior = float((coming**2).sum(axis=0).mean())
+    o = len(t) * features.m
+    values = values.reshape(len(values), -1)
+    past, coming = values[:, :o], values[:, o:]
     if not o:
-        return prior
-    innovation = (y / scale - mean[:o]).reshape(-1)
-    covariance = past.T @ past + NOISE**2 * np.eye(past.shape[1])
-    gain = np.linalg.solve(covariance, past.T @ coming)
-    variance = (coming**2).sum(axis=0) - ((past.T @ coming) * gain).sum(axis=0)
-    misfit = float(innovation @ np.linalg.solve(covariance, innovation)) / len(innovation)
-    return float(np.maximum(variance, 0.0).mean()) * max(1.0, misfit)
+        return float(coming.var(axis=0, ddof=1).mean())
+    spread = (past - past.mean(axis=0)) / np.sqrt(len(past) - 1)
+    innovation = (y / scale).reshape(-1) - past.mean(axis=0)
+    misfit = float(innovation @ np.linalg.solve(spread.T @ spread + NOISE**2 * np.eye(o), innovation)) / o
+    return left_out(past, coming) * max(1.0, misfit)
+
+
+def left_out(past: Floats, coming: Floats) -> float:
+    """Variance of what is to come that remains when what has come is known, mean over its columns.
+
+    Each estimator's future is predicted from its past by the regression (of ridge ``NOISE``) that the others give. A handful
+    of estimators conditioned on more numbers than there are of them would explain anything, and any member would seem known;
+    what is left out cannot be explained by chance.
+
+    Args:
+        past: what each estimator predicts for the steps that have been streamed, ``K x o``.
+        coming: the same for the steps to come, ``K x r``.
+    """
+    k = len(past)
+    square = 0.0
+    for left in range(k):
+        p, c = np.delete(past, left, axis=0), np.delete(coming, left, axis=0)
+        centre = p.mean(axis=0)
+        a = (p - centre) / np.sqrt(max(k - 2, 1))
+        weights = np.linalg.solve(a @ a.T + NOISE**2 * np.eye(k - 1), a @ (past[left] - centre))
+        predicted = c.mean(axis=0) + weights @ (c - c.mean(axis=0)) / np.sqrt(max(k - 2, 1))
+        square += float(((coming[left] - predicted) ** 2).mean())
+    prior = float(coming.var(axis=0, ddof=1).mean())
+    return min(square / k * (k - 1) / k, prior)

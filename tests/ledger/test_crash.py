@@ -28,6 +28,7 @@ SEALING = [
 CREATING = ["create", "created"]
 
 
+MIGRATING = ("migrate_before_commit",)  # in test_formats.py
 DISCARDING = ("discard_before_commit", "discard_committed", "discard_removed")  # in test_discard.py
 
 
@@ -35,7 +36,7 @@ def test_every_failpoint_in_the_ledger_is_driven_here() -> None:
     found = set()
     for source in LEDGER_SOURCES.glob("*.py"):
         found |= set(re.findall(r'failpoints\.(?:hit|cut)\("ledger\.(\w+)"', source.read_text()))
-    assert found == {*STORING, *META, *SEALING, *CREATING, *DISCARDING}
+    assert found == {*STORING, *META, *SEALING, *CREATING, *DISCARDING, *MIGRATING}
 
 
 def run_child(study: Path, failpoint: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, int]]:
