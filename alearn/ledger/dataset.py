@@ -257,15 +257,20 @@ class _DecodedArray(BackendArray):
         rest = key[2:]
         inner = _outer(np.empty(self.field.shape, bool), rest).shape if rest else ()
         out = np.full((len(cells), *inner), np.nan if self.dtype.kind == "f" else 0, self.dtype)
+        segment, record = (a[cells[:, 0], cells[:, 1]] for a in (self.places.segment, self.places.record))
+        names = list(self.pipeline.encoded)
         with self.source.lock:
             reader = self.source.reader()
-            for at, (m, s) in enumerate(cells):
-                segment = int(self.places.segment[m, s])
-                if segment == _NOWHERE:
-                    continue
-                found = reader.read(segment, self.places.record[m, s : s + 1], list(self.pipeline.encoded)).values
-                decoded = self.pipeline.decode({name: v[0, ...] for name, v in found.items()}, (self.members[m], int(s)))
-                out[at] = _outer(decoded[self.field.name], rest)
+            for number in np.unique(segment[segment != _NOWHERE]):
+                there = np.flatnonzero(segment == number)
+                there = there[np.argsort(record[there], kind="stable")]
+                for a in range(0, len(there), 256):
+                    part = there[a : a + 256]
+                    found = reader.read(int(number), record[part], names).values
+                    for n, at in enumerate(part):
+                        m, s = cells[at]
+                        decoded = self.pipeline.decode({name: v[n, ...] for name, v in found.items()}, (self.members[m], int(s)))
+                        out[at] = _outer(decoded[self.field.name], rest)
         return out.reshape(*np.shape(i), *np.shape(j), *inner)
 
 

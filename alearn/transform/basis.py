@@ -154,11 +154,10 @@ class BasisFiles:
     def keep(self, key: Key, field: Array) -> bool:
         """Keep a field that is not represented; False if there is no room for more."""
         path = self.misfits / f"{key[0]}-{key[1]:06d}.npy"
-        if path.exists():
-            return True
-        if self._room < field.nbytes:
+        size = 0 if path.exists() else field.nbytes  # of an earlier attempt, whose step was not stored
+        if self._room < size:
             return False
-        self._room -= field.nbytes
+        self._room -= size
         draft = path.with_suffix(f".{os.getpid()}")
         with open(draft, "wb") as file:
             np.save(file, np.ascontiguousarray(field), allow_pickle=False)

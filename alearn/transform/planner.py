@@ -171,6 +171,8 @@ class Planner:
         if at == "writer" and not ready:
             at = "reader"
         self._files[costs_file] = at
+        if len(self._files) > _KEPT:
+            del self._files[next(iter(self._files))]
         return at
 
     def ended(self, costs_file: Path) -> None:

@@ -63,7 +63,7 @@ class AtWriter:
         self._taken = 0.0
         self._left: float | None = None
         self._steps = 0
-        self._refreshed = time.monotonic()
+        self._refreshed = time.perf_counter()
 
     @property
     def raw(self) -> list[dict[str, Any]]:

@@ -1,9 +1,13 @@
 """The POD codec: what it promises about every field, how it grows, and what it keeps when it cannot."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alearn.errors import ConfigError, SchemaError, UnknownName
 from alearn.simulators.heat import heat
@@ -56,6 +60,50 @@ def test_every_stored_field_decodes_within_what_is_stated_or_exactly(tmp_path):
         assert np.sqrt(np.mean((u - raw["u"]) ** 2)) <= 0.01 * scale * 1.001
         assert abs(float(u.max()) - float(raw["u"].max())) <= 0.02
         assert abs(spectrum_scale(u) - spectrum_scale(raw["u"])) <= 0.05
+
+
+FIELDS = st.tuples(st.floats(0, 5), st.floats(0, 6), st.sampled_from([0.0, 1e-3, 1.0, 50.0]))
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["reader", "writer", "restart"]), st.lists(FIELDS, min_size=1, max_size=5)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ACTIONS)
+def test_whatever_comes_from_wherever_is_decoded_within_the_error_or_exactly(actions):
+    """Readers that learn and restart, writers that follow late: the promise holds for every stored step, by every later version."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        reader = ready(place, rank=5)
+        stored: list = []
+        for who, waves in actions:
+            steps = [wave(*w) for w in waves]
+            keys = keys_of(len(steps), len(stored))
+            if who == "restart":
+                reader = ready(place, rank=5)
+            writer = POD(field="u", rank=5, error=0.01)
+            writer.keep_in(place, False)
+            writer.schema(LINE)
+            at = writer if who == "writer" and writer.version else reader
+            before = None if reader._basis is None else reader._basis.modes.copy()
+            stored += list(zip(keys, steps, at.take(steps, keys), strict=True))
+            reader.refresh()
+            if before is not None:
+                assert np.array_equal(reader._basis.modes[: len(before)], before)
+            assert reader.modes <= 5
+        scale = reader._basis.scale
+        for key, raw, made in stored:
+            u = reader.decode(made, key)["u"]
+            size = float(np.abs(raw["u"]).max())
+            assert np.sqrt(np.mean((u - raw["u"]) ** 2, dtype=np.float64)) <= 0.01 * scale * 1.001 + 1e-6 * size
+
+
+def test_a_later_attempt_replaces_what_was_kept_of_a_step_that_was_not_stored(tmp_path):
+    files = BasisFiles(tmp_path, (3,), 1e-3)
+    assert files.keep(("m0000", 4), np.ones(3))
+    assert files.keep(("m0000", 4), np.zeros(3))
+    assert np.array_equal(files.read(("m0000", 4)), np.zeros(3))
+    assert not files.keep(("m0000", 5), np.ones(200))
 
 
 def test_growing_adds_modes_behind_those_there_are(tmp_path):
