@@ -104,6 +104,8 @@ class Steps:
         at = 0
         for source in self._sources:
             f = source.field
+            if not f.nbytes:  # our own client writes no variable for it
+                continue
             variable = self._io.InquireVariable(source.variable)
             if not variable:
                 raise SchemaError(
@@ -112,9 +114,8 @@ class Steps:
                 )
             if not self._own:
                 self._check(variable, source, number)
-            if f.nbytes:
-                array: Any = np.ndarray(f.shape or (1,), source.stored or f.dtype, body, at)
-                self._engine.Get(variable, array, self._b.Mode.Deferred)
+            array: Any = np.ndarray(f.shape or (1,), source.stored or f.dtype, body, at)
+            self._engine.Get(variable, array, self._b.Mode.Deferred)
             at += f.nbytes
         clock = self._io.InquireVariable(self._clock_name) if self._clock_name else None
         if clock:
