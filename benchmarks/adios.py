@@ -360,7 +360,7 @@ def main() -> None:
     seconds = statistics.median(r["seconds"] for r in runs)
     print(f"{count} launches of 32 simulations: {wrong}, median {seconds:.1f} s", flush=True)
 
-    out["growth"] = growth(500 if quick else 2000)
+    out["growth"] = growth(2000)
     print(f"memory: {out['growth']['growth_mb']:+.1f} MB while {out['growth']['read_mb']:.0f} MB were read", flush=True)
     out["churn"] = churn(4 if quick else 16, 64)
     print(f"64 streams come and go: {out['churn']['first']} -> {out['churn']['last']}", flush=True)
