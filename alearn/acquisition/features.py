@@ -13,7 +13,6 @@ from torch.func import functional_call
 
 from alearn.acquisition.pool import CHUNK
 from alearn.acquisition.scores import moments
-from alearn.errors import ConfigError
 from alearn.surrogate import AutoSurrogate, DeepEnsemble, OverTime
 from alearn.surrogate.stacked import StackedMLP
 
@@ -21,6 +20,8 @@ ANCHORS = 256
 """Points whose covariance with a candidate is its feature vector, for a surrogate that is no ensemble (Nystrom)."""
 WIDEST = 512
 """Features kept; more are projected at random, which keeps inner products (Johnson and Lindenstrauss 1984)."""
+OUTPUTS = 3
+"""Outputs of a Gaussian posterior whose covariance is looked at, at most."""
 TIMES = 4
 """Times of a trajectory at which network features are taken."""
 
@@ -48,13 +49,14 @@ def error_features(surrogate: Model, X: Tensor) -> Tensor:
     Returns:
         ``N x F``.
     """
-    mean, variance = moments(surrogate, X)
-    spread = (mean.var(dim=0, correction=0) + variance.mean(dim=0)).clamp_min(1e-300).sqrt()
     probe: Any = surrogate.posterior(X[:1].unsqueeze(0))
     if isinstance(probe, EnsemblePosterior):
+        mean, variance = moments(surrogate, X)
+        spread = (mean.var(dim=0, correction=0) + variance.mean(dim=0)).clamp_min(1e-300).sqrt()
         parts = [_deviations(surrogate, part, spread) for part in X.split(CHUNK)]
         return narrowed(torch.cat(parts))
-    return _nystrom(surrogate, X, variance / spread**2, spread)
+    views = _views(surrogate)
+    return narrowed(torch.cat([_nystrom(view, output, X) for view, output in views], dim=1)) / math.sqrt(len(views))
 
 
 def network_features(surrogate: Model, X: Tensor) -> Tensor:
@@ -121,25 +123,33 @@ def _deviations(surrogate: Model, X: Tensor, spread: Tensor) -> Tensor:
     return (centred / math.sqrt(max(1, centred.shape[1] - 1) * centred.shape[2])).flatten(1)
 
 
-def _nystrom(surrogate: Model, X: Tensor, variance: Tensor, spread: Tensor) -> Tensor:
+def _views(surrogate: Model) -> list[tuple[Model, int]]:
+    """At most a few single outputs of a Gaussian surrogate, at the middle and the end of the trajectory: the covariance of
+    thousands of points at all times and outputs does not fit into memory."""
+    views = [surrogate]
+    if isinstance(surrogate, OverTime) and surrogate.T > 1:
+        views = [OverTime(surrogate.surrogate, surrogate.t_grid[k : k + 1]) for k in (surrogate.T // 2, surrogate.T - 1)]
+    m = views[0].num_outputs
+    outputs = sorted({round(i * (m - 1) / max(1, OUTPUTS - 1)) for i in range(OUTPUTS)})
+    return [(view, j) for view in views for j in outputs]
+
+
+def _nystrom(surrogate: Model, output: int, X: Tensor) -> Tensor:
     rows = torch.linspace(0, len(X) - 1, min(ANCHORS, len(X))).round().long().unique()
     Z = X[rows]
-    m = variance.shape[1]
-    if m > 1:
-        raise ConfigError(
-            f"This acquisition needs the covariance between points, and {type(surrogate).__name__} with {m} outputs gives none in "
-            "one piece; take an ensemble, a surrogate of one output, or std_distance."
-        )
+    which = [output] if surrogate.num_outputs > 1 else None
+    mean, own = (moment[:, output] for moment in moments(surrogate, X))
+    spread = float((mean.var(correction=0) + own.mean()).clamp_min(1e-300))
     parts = []
     for part in X.split(CHUNK // 4):
-        posterior: Any = surrogate.posterior(torch.cat([part, Z]))
-        covariance = posterior.distribution.covariance_matrix.double() / spread**2
+        posterior: Any = surrogate.posterior(torch.cat([part, Z]), output_indices=which)
+        covariance = posterior.distribution.covariance_matrix.double() / spread
         parts.append(covariance[: len(part), len(part) :])
         at = covariance[len(part) :, len(part) :]
-    jitter = 1e-8 * float(at.diagonal().mean())
+    jitter = 1e-6 * float(at.diagonal().mean())
     root = torch.linalg.cholesky(at + jitter * torch.eye(len(Z), dtype=at.dtype))
     features = torch.linalg.solve_triangular(root, torch.cat(parts).T, upper=False).T
     # what the anchors miss of a point's variance is its own: one more column would be needed for each point
-    scale: Tensor = (variance[:, 0] / (features**2).sum(dim=1).clamp_min(1e-300)).sqrt().clamp(max=10.0)
+    scale: Tensor = (own / spread / (features**2).sum(dim=1).clamp_min(1e-300)).sqrt().clamp(max=10.0)
     scaled: Tensor = features * scale[:, None]
     return scaled

@@ -11,6 +11,7 @@ from botorch.posteriors.ensemble import EnsemblePosterior
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.posteriors.posterior import Posterior
 from gpytorch.distributions import MultitaskMultivariateNormal
+from linear_operator import to_linear_operator
 from torch import Tensor
 
 from alearn.errors import ConfigError
@@ -115,7 +116,8 @@ class OverTime(Model):
             keep = torch.as_tensor(output_indices)
             flat = (torch.arange(q)[:, None] * self.num_outputs + keep).reshape(-1)
             mean, covariance = mean[..., keep], covariance[..., flat, :][..., flat]
-        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, covariance))
+        # lazily: of many points a smooth process's covariance is singular to the last digit, and has no Cholesky factor
+        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, to_linear_operator(covariance)))
 
     @torch.no_grad()
     def predict(self, X: Tensor) -> Prediction:

@@ -10,9 +10,8 @@ from alearn.acquisition import Bait, Bald, CoreSet, Epig, Lcmd, MaxDet, Vigf, We
 from alearn.acquisition.features import error_features, network_features
 from alearn.acquisition.joint import conditioned, errors_of, given, pick_by_integral, pick_largest
 from alearn.acquisition.loo import leave_one_out, local_error
-from alearn.errors import ConfigError
-from alearn.surrogate import Batch, DeepEnsemble, OverTime
-from alearn.testing.acquisition import SPACES, WaveEnsemble, context_for
+from alearn.surrogate import Batch, DeepEnsemble, ExactGP, OverTime
+from alearn.testing.acquisition import SPACES, WaveEnsemble, check_selection, context_for
 
 PLANE = SPACES["2-D"]
 NOISE = 0.1
@@ -84,11 +83,17 @@ def test_error_features_carry_the_posteriors_covariance():
     assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=0.02)
 
 
-def test_a_gp_of_several_outputs_is_refused_with_a_sentence():
-    x = torch.rand(10, 2, dtype=torch.float64)
-    gp = SingleTaskGP(x, torch.cat([x.sum(1, keepdim=True), x[:, :1]], 1)).eval()
-    with pytest.raises(ConfigError, match="with 2 outputs gives none in one piece"):
-        WeightedIVR(pool=64).select(gp, PLANE, 2, context_for(PLANE))
+def test_a_gp_of_several_outputs_and_times_has_features_too():
+    x = torch.rand(24, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gp = ExactGP(3, 2, over_t=True)
+    gp.fit(Batch(x, torch.cat([x.sum(1, keepdim=True), torch.sin(5 * x[:, :1])], 1), torch.ones(24), torch.arange(24)))
+    model = OverTime(gp, torch.linspace(0, 1, 6))
+    pool = torch.from_numpy(PLANE.sobol(64, seed=0))
+    f = error_features(model, pool)
+    assert f.shape == (64, 4 * 64)  # two outputs at two times
+    std = model.trajectory_std(pool)
+    assert torch.corrcoef(torch.stack([(f**2).sum(1).sqrt(), std]))[0, 1] > 0.8
+    check_selection(WeightedIVR(pool=64).select(model, PLANE, 2, context_for(PLANE)), PLANE, 2, context_for(PLANE))
 
 
 def test_network_features_are_the_last_hidden_layer(network):
@@ -221,3 +226,15 @@ def test_vigf_goes_to_the_step():
     chosen = Vigf().select(Step(2), PLANE, 8, context)
     assert np.abs(chosen.x[:, 0] - 0.7).mean() < 0.15
     assert "global-fit gain" in chosen.reasons[0]
+
+
+@pytest.mark.parametrize("over_t", [False, True])
+def test_a_process_over_t_and_over_parameters_alone_can_be_conditioned(over_t):
+    x = torch.from_numpy(PLANE.sobol(20, seed=0))
+    y = torch.tanh(5 * x[:, :1]) + x[:, 1:]
+    X = torch.cat([x, torch.zeros(20, 1, dtype=torch.float64)], dim=1) if over_t else x
+    gp = ExactGP(X.shape[1], 1, over_t)
+    gp.fit(Batch(X, y, torch.ones(20), torch.arange(20)))
+    context = dataclasses.replace(context_for(PLANE, n=2, pending=0), X=x, residuals=None)
+    for make in (WeightedIVR, Bald, Epig, MaxDet):
+        check_selection(make().select(OverTime(gp, torch.zeros(1)), PLANE, 3, context), PLANE, 3, context)
