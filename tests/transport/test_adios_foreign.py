@@ -14,6 +14,7 @@ import yaml
 from alearn.errors import ConfigError
 from alearn.registry import build
 from alearn.testing.streams import PATIENCE_S, Owner
+from alearn.transport.adios.page import Page
 from alearn.transport.adios_bp import adios_bp
 from alearn.transport.adios_sst import adios_sst
 from alearn.transport.base import Broken, End, Following
@@ -306,6 +307,58 @@ time.sleep(60)
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_our_own_client_outlives_the_learner(tmp_path):
+    place = tmp_path / "member"
+    learner = f"""
+from pathlib import Path
+from alearn.testing.streams import Owner
+from alearn.transport.adios_sst import adios_sst
+reader = adios_sst()
+reader.follow("m0001", 1, {{}}, Path({str(place)!r}))
+env = reader.address("m0001", 1)
+print(env["ALEARN_STREAM"], flush=True)
+Owner(reader).until(lambda o: False, "its end")
+"""
+    writer = """
+import os, time
+from alearn.client import connect
+with connect() as run:
+    step = 0
+    while not os.path.exists("enough"):
+        run.put(t=step, y=1.0 * step)
+        step += 1
+        time.sleep(0.01)
+"""
+    with subprocess.Popen([sys.executable, "-c", learner], stdout=subprocess.PIPE, text=True) as first:
+        address = first.stdout.readline().strip()
+        env = {**os.environ, "ALEARN_STREAM": address, "ALEARN_MEMBER": "m0001", "ALEARN_ATTEMPT": "1"}
+        program = subprocess.Popen([sys.executable, "-c", writer], cwd=place, env=env)
+        try:
+            page, until = Page(place), time.monotonic() + PATIENCE_S
+            while page.told().acknowledged < 10:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            first.kill()
+            first.wait()
+            stored = page.told().acknowledged
+            page.close()
+            reader = adios_sst()
+            reader.follow("m0001", 1, {}, place)
+            reader.address("m0001", 1)
+            owner = Owner(reader)
+            for step in range(stored):
+                owner.kept["m0001", step] = None  # what the first learner has made durable
+            owner.until(lambda o: o.steps("m0001") >= stored + 20, "more steps")
+            (place / "enough").touch()
+            owner.until(lambda o: bool(o.ends), "the end")
+            assert program.wait(PATIENCE_S) == 0
+            assert owner.ends[0].steps == owner.steps("m0001")
+            reader.close()
+        finally:
+            program.kill()
+            program.wait()
 
 
 def test_neither_end_imports_torch():
