@@ -279,8 +279,10 @@ class Address(NamedTuple):
                 raise ConnectionRefusedError("no reader of that name in this process")
             return DIALERS[self.target]()
         if self.scheme == "redis":
-            from alearn.clients import redis  # not in this file: only those who stream over Redis need it
-
+            try:
+                from alearn.clients import redis  # not in this file: only those who stream over Redis need it
+            except ImportError as error:
+                raise StreamError(f"Streams over Redis need more than this file ({error}): pip install 'alearn[redis]'") from error
             return redis.dial(self.target, timeout_s)
         if self.scheme in ("tls", "tcp"):
             sock = socket.create_connection(self.target, timeout_s)

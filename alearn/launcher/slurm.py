@@ -233,6 +233,15 @@ def check_carrier(carrier: Mapping[str, Any], launcher: str = "slurm", one_host:
             "The transport adios_sst tells members the address of the interface lo, which on another host is that host itself; set "
             "transport.interface to the network that the nodes share, e.g. ib0."
         )
+    if name == "redis":
+        scheme, _, rest = str(carrier.get("url", "")).partition("://")
+        if (scheme == "unix" or rest.startswith(_LOOPBACK)) and not (only_this_host() if one_host is None else one_host):
+            raise ConfigError(
+                f"The Redis server at {scheme}://{rest} cannot be reached by members on other hosts; give transport.url with the name by "
+                "which the nodes reach it."
+            )
+        if not carrier.get("channel"):
+            log.warning("Without transport.channel a restarted controller cannot be found by jobs that still run.")
     if name not in ("socket", "inprocess"):
         return  # one that we do not know, say of a plug-in or over the shared file system
     problem = ""

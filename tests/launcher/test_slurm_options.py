@@ -74,6 +74,18 @@ def test_carriers_that_do(caplog):
         check_carrier({"name": "inprocess"}, one_host=True)
 
 
+def test_a_redis_server_must_be_reached_by_the_nodes(caplog):
+    for url in ("unix:///tmp/redis.sock", "redis://127.0.0.1:6379/0"):
+        with pytest.raises(ConfigError, match="cannot be reached by members on other hosts"):
+            check_carrier({"name": "redis", "url": url}, one_host=False)
+        check_carrier({"name": "redis", "url": url, "channel": "mine"}, one_host=True)
+    with caplog.at_level(logging.WARNING):
+        check_carrier({"name": "redis", "url": "rediss://store:6379/0", "channel": "mine"}, one_host=False)
+        assert not caplog.records
+        check_carrier({"name": "redis", "url": "rediss://store:6379/0"}, one_host=False)
+    assert "Without transport.channel" in caplog.text
+
+
 def test_the_queue_is_read():
     text = (
         "12|RUNNING|None|n[1-2]|alearn-m0001|/a b/é|x\n13|PENDING|Resources||other|c\nnonsense\n14|TIMEOUT|TimeLimit|n1|alearn-m2|(null)\n"
