@@ -510,6 +510,8 @@ class Arm:
         try:
             self.rooms.launcher.submit(job)
         except LaunchError as error:
+            if self.rooms.following is not None:
+                self.rooms.following.ended(member, attempt)
             self._chronicle.record(self._ended(member, attempt, "failed", str(error), cause="launch"))
 
     def _kill(self, kill: do.Kill) -> None:
