@@ -21,6 +21,7 @@ FIRST = ("integration", "test_readme", "test_notebooks")
 """What takes longest is started first, so that two processes end at about the same time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests for ``pytest -n 2 --dist loadgroup``: by file, or by folder where they share a server."""
 
