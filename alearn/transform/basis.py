@@ -50,7 +50,7 @@ class Basis:
         """Fields of coefficients, ``k x r'`` with r' >= r (what lies behind is 0) to ``k x n``."""
         return np.asarray(coefficients[:, : self.rank] @ self.modes + self.centre)
 
-    def grown(self, residuals: Floats, enough: Callable[[Basis], bool], capacity: int) -> Basis:
+    def grown(self, residuals: Array, error: float, enough: Callable[[Basis], bool] | None, capacity: int) -> Basis:
         """The next version: with as few of the residuals' principal directions as are enough.
 
         The directions are those of the method of snapshots (L. Sirovich, "Turbulence and the dynamics of coherent
@@ -60,43 +60,48 @@ class Basis:
 
         Args:
             residuals: what the basis leaves of some fields, ``k x n``.
-            enough: whether a basis represents what it must.
+            error: the largest relative error that may be left of each.
+            enough: what else a basis must fulfil; None is nothing.
             capacity: the most modes.
         """
-        directions = self._directions(residuals)[: max(0, capacity - self.rank)]
-        low, high = min(1, len(directions)), len(directions)
-        while low < high:  # more modes never represent less, so halving finds the fewest
+        directions = self._directions(residuals, max(0, capacity - self.rank))
+        taken = np.cumsum(np.asarray(residuals @ directions.T, np.float64) ** 2, axis=1)  # what orthonormal modes take off
+        left = np.maximum(0.0, np.diag(_gram(residuals))[:, None] - taken) / max(1, residuals.shape[1])
+        good = (left <= (0.99 * error * self.scale) ** 2).all(axis=0)
+        high = len(directions)
+        low = min(high, int(np.argmax(good)) + 1 if good.any() else high)
+        while enough is not None and low < high:  # more modes hardly ever represent less, so halving finds the fewest
             middle = (low + high) // 2
             if enough(self._with(directions[:middle])):
                 high = middle
             else:
                 low = middle + 1
-        return self._with(directions[:high])
+        return self._with(directions[:low])
 
     def _with(self, directions: Array) -> Basis:
         return Basis(self.version + 1, self.centre, self.scale, np.concatenate([self.modes, directions]))
 
-    def _directions(self, residuals: Floats) -> Array:
-        """Principal directions of the rows, orthonormal to the modes and to one another, the largest first."""
-        if not len(residuals):
+    def _directions(self, residuals: Array, most: int) -> Array:
+        """The first principal directions of the rows, orthonormal to the modes and to one another."""
+        if not len(residuals) or not most:
             return np.empty((0, residuals.shape[1]), np.float32)
-        gram = residuals @ residuals.T
-        weights, vectors = np.linalg.eigh(gram)
-        order = np.argsort(weights)[::-1]
-        kept = order[weights[order] > 1e-12 * max(float(weights[order[0]]), 1e-300)]
-        found = vectors[:, kept].T @ residuals
-        known = self.modes.astype(np.float64)
-        out: list[Floats] = []
-        for row in found:
-            size = np.linalg.norm(row)
-            for _ in range(2):  # twice is enough (Kahan, Parlett)
-                row = row - (row @ known.T) @ known
-                for other in out:
-                    row = row - (row @ other) * other
-            left = np.linalg.norm(row)
-            if left > 1e-6 * size > 0:
-                out.append(row / left)
-        return np.array(out, dtype=np.float32).reshape(len(out), residuals.shape[1])
+        weights, vectors = np.linalg.eigh(_gram(residuals))
+        order = np.argsort(weights)[::-1][:most]
+        kept = order[weights[order] > 1e-10 * max(float(weights[order[0]]), 1e-300)]
+        found = np.asarray((vectors[:, kept] / np.sqrt(weights[kept])).T.astype(residuals.dtype) @ residuals)
+        for _ in range(2):  # twice is enough (W. Kahan, in B. N. Parlett, The Symmetric Eigenvalue Problem)
+            found = found - (found @ self.modes.T) @ self.modes
+            found = np.linalg.inv(np.linalg.cholesky(_gram(found))).astype(found.dtype) @ found
+        return found.astype(np.float32)
+
+
+def _gram(rows: Array) -> Floats:
+    """Inner products of rows, ``k x n`` to ``k x k``, summed in float64."""
+    out = np.zeros((len(rows), len(rows)))
+    for at in range(0, rows.shape[1], 1 << 16):
+        part = rows[:, at : at + (1 << 16)].astype(np.float64)
+        out += part @ part.T
+    return out
 
 
 @final

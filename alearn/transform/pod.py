@@ -13,8 +13,8 @@ import numpy as np
 from alearn.errors import ConfigError, SchemaError
 from alearn.transform.base import Key, Values, chosen, replaced
 from alearn.transform.basis import Basis, BasisFiles
-from alearn.transform.diagnostics import diagnostic
-from alearn.types import Array, Field, Floats, Schema
+from alearn.transform.diagnostics import diagnostic, rms
+from alearn.types import Array, Field, Schema
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +165,9 @@ class POD:
 
     def _begin(self, fields: Array) -> Basis:
         """A basis without modes: the fields' mean, and the size of what is left about it."""
-        centre = fields.mean(axis=0, dtype=np.float64)
-        scale = float(np.sqrt(np.mean((fields - centre) ** 2))) or float(np.sqrt(np.mean(centre**2))) or 1.0
-        self._basis = Basis(0, centre.astype(np.float32), scale, np.empty((0, fields.shape[1]), np.float32))
+        centre = fields.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scale = float(np.sqrt(np.mean([rms(field - centre) ** 2 for field in fields]))) or rms(centre) or 1.0
+        self._basis = Basis(0, centre, scale, np.empty((0, fields.shape[1]), np.float32))
         return self._basis
 
     def _grow(self, fields: Array) -> bool:
@@ -176,9 +176,9 @@ class POD:
         assert basis is not None
         if basis.version and (not len(fields) or basis.rank >= self.rank):
             return False
-        flat = fields.astype(np.float64)
-        residuals: Floats = flat - basis.decode(basis.encode(flat))
-        grown = basis.grown(residuals, lambda b: all(good for _, _, good in self._fit(b, fields)), self.rank)
+        residuals = fields - basis.decode(basis.encode(fields))
+        enough = (lambda b: all(good for _, _, good in self._fit(b, fields))) if self._rules else None
+        grown = basis.grown(residuals, self.error, enough, self.rank)
         if basis.version and grown.rank == basis.rank:
             return False
         if self._files is not None:
@@ -190,17 +190,18 @@ class POD:
 
     def _fit(self, basis: Basis, fields: Array) -> list[tuple[Array, float, bool]]:
         """Of each of the ``k x n`` fields: its coefficients (``r``), its misfit, whether it is represented."""
+        assert self._raw is not None
+        shape = self._raw.shape
+        out = []
         with np.errstate(invalid="ignore", over="ignore"):
             coefficients = basis.encode(fields).astype(np.float32)
-            again = basis.decode(coefficients)
-            misfits = np.sqrt(np.mean((fields - again) ** 2, axis=1, dtype=np.float64)) / basis.scale
-        assert self._raw is not None
-        out = []
-        for c, field, decoded, misfit in zip(coefficients, fields, again, misfits, strict=True):
-            good = bool(misfit <= self.error)
-            for name, rule in self._rules.items() if good else ():
-                good = good and abs(rule(decoded.reshape(self._raw.shape)) - rule(field.reshape(self._raw.shape))) <= self.keep[name]
-            out.append((c, float(misfit), good))
+            for c, field in zip(coefficients, fields, strict=True):
+                decoded = basis.decode(c[None])[0]
+                misfit = rms(field - decoded) / basis.scale
+                good = misfit <= self.error and all(
+                    abs(rule(decoded.reshape(shape)) - rule(field.reshape(shape))) <= self.keep[name] for name, rule in self._rules.items()
+                )
+                out.append((c, misfit, good))
         return out
 
     def _encoded(self, values: Values, coefficients: Array, misfit: float) -> dict[str, Array]:

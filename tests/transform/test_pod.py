@@ -214,13 +214,15 @@ def test_growth_takes_the_fewest_directions_that_are_enough():
     rng = np.random.default_rng(1)
     fields = rng.standard_normal((10, 3)) @ rng.standard_normal((3, 40))
     empty = Basis(0, np.zeros(40, np.float32), 1.0, np.empty((0, 40), np.float32))
-
-    def enough(basis: Basis) -> bool:
-        return bool(np.max(np.abs(fields - basis.decode(basis.encode(fields)))) < 1e-3)
-
-    assert empty.grown(fields, enough, 8).rank == 3
-    assert empty.grown(fields, enough, 2).rank == 2
-    assert empty.grown(fields, lambda b: True, 8).rank == 1
+    whole = empty.grown(fields, 1e-4, None, 8)
+    assert whole.rank == 3
+    assert np.allclose(whole.decode(whole.encode(fields)), fields, atol=1e-4)
+    _, sizes, directions = np.linalg.svd(fields, full_matrices=False)
+    assert np.allclose(np.abs(np.sum(whole.modes * directions[:3], axis=1)), 1.0, atol=1e-5)
+    assert empty.grown(fields, 1e-4, None, 2).rank == 2
+    assert empty.grown(fields, 100.0, None, 8).rank == 1
+    assert empty.grown(fields, 100.0, lambda b: b.rank >= 2, 8).rank == 2
+    assert sizes[2] > 1e-3
 
 
 def test_damaged_and_foreign_files_are_refused_with_a_sentence(tmp_path):
