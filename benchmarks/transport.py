@@ -35,7 +35,7 @@ OURS, ACKED, RAW = "alearn", "pyzmq acked", "raw Unix socket"
 SIZES = {4096: 2000, 65536: 1000, 1 << 20: 150, 16 << 20: 10}
 """bytes a step -> steps of a burst, of all writers together."""
 LOADS = [(size, writers) for size in SIZES for writers in (1, 2, 8, 32)]
-QUICK_LOADS = [(4096, 1), (65536, 1), (65536, 32), (1 << 20, 1), (16 << 20, 1)]
+QUICK_LOADS = [(1 << 20, 1), (65536, 1), (4096, 1), (16 << 20, 1), (65536, 32)]
 QUICK_CARRIERS = (OURS, RAW, "pipe", ACKED, "alearn TLS")
 SLOW = (".npy files", "Redis list", *ALONE)
 """Carriers that get a tenth of the steps."""
@@ -156,12 +156,12 @@ def compare(size: int, writers: int, carriers: list[str], rounds: int, pace_s: f
     return rows
 
 
-def rate(quick: bool) -> list[dict[str, Any]]:
+def rate(quick: bool, size: int | None = None) -> list[dict[str, Any]]:
     rows = []
-    for size, writers in QUICK_LOADS if quick else LOADS:
+    for size, writers in [load for load in (QUICK_LOADS if quick else LOADS) if size in (None, load[0])]:
         carriers = [c for c in CARRIERS if (not quick or c in QUICK_CARRIERS) and (writers == 1 or c not in ALONE)]
         if quick and writers > 8:
-            carriers = [OURS, RAW, ACKED] if ACKED in CARRIERS else [OURS, RAW]
+            carriers = [OURS, ACKED] if ACKED in CARRIERS else [OURS, RAW]
         for row in compare(size, writers, carriers, 15):
             rows.append(row)
             low, _, high = statistics.quantiles(row["runs_mb_s"], n=4)
@@ -314,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases and rounds, within five minutes")
     parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--bytes", type=int, choices=SIZES, help="the rate of steps of this size only")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.add_argument("--writer", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -321,7 +322,10 @@ def main() -> None:
         carrier, address, size, count, bursts, number, pace_s = options.writer
         write(carrier, address, int(size), int(count), int(bursts), int(number), float(pace_s))
         return
-    found = {name: part(options.quick) for name, part in PARTS.items() if options.only in (None, name)}
+    if options.bytes is not None:
+        found: dict[str, Any] = {"rate": rate(options.quick, options.bytes)}
+    else:
+        found = {name: part(options.quick) for name, part in PARTS.items() if options.only in (None, name)}
     about = {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg(), "carriers": sorted(CARRIERS)}
     if options.json:
         Path(options.json).write_text(json.dumps({"about": about, **found}, indent=1))
