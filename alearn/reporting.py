@@ -23,6 +23,7 @@ from alearn.predict import Loaded, open_surrogate
 from alearn.report.data import ArmData, Calibration, ReportData, Snapshot2D, Trajectory, audit_kills
 from alearn.report.maps import Axis, Maps, build_maps, save_maps
 from alearn.report.preprocessing import read_preprocessing
+from alearn.report.significance import evidence
 from alearn.report.verdict import judge, kill_sentences
 from alearn.space import Space
 from alearn.transform import Pipeline
@@ -54,8 +55,26 @@ def closing_lines(directory: Path, config: Config) -> list[str]:
     folder = directory / "control"
     control = arm_data(folder, config.control_arm(), "control", light=True) if (folder / "ledger.sqlite").exists() else None
     verdict = judge(active, control)
-    told = [verdict.headline, *verdict.sentences, *kill_sentences(active.kills), *failure_sentences(active.members)]
+    told = [
+        verdict.headline,
+        *evidence_sentences(directory, config),
+        *verdict.sentences,
+        *kill_sentences(active.kills),
+        *failure_sentences(active.members),
+    ]
     return [*told, *_transformed(directory), *absent_sentences(directory)]
+
+
+def evidence_sentences(directory: Path, config: Config) -> list[str]:
+    """Whether the arms' errors on the test members differ by more than chance; none without a control arm or a test set."""
+    if not (directory / "control" / "ledger.sqlite").exists():
+        return []
+    reference = find_reference(config, Space.from_config(config.space))
+    arms = [_surrogate(folder) for folder in (directory, directory / "control")]
+    if reference is None or arms[0] is None or arms[1] is None:
+        return []
+    said = evidence(*(_tested(arm, reference).errors() for arm in arms if arm is not None))
+    return [said] if said else []
 
 
 def absent_sentences(directory: Path) -> list[str]:
@@ -113,6 +132,7 @@ def report_data(directory: Path, config: Config) -> ReportData:
         reproduce=_reproduce(directory, config),
         seed=config.seed,
         created_at=time.time(),
+        notes=evidence_sentences(directory, config),
         preprocessing=read_preprocessing(directory),
     )
 

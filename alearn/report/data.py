@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,11 @@ class KillAudit:
         ghost_steps: time steps that they delivered after they were condemned.
         ghost_surprise: mean |z| of those steps against the prediction made before they were learned; 0.8 is what a
             calibrated surrogate that already knows them would see. NaN if unknown.
+        ghost_error: root mean square error of the surrogate on those steps before it learned them, in units of the
+            outputs' spread: what the surrogate did not know of the steps that kills cut off. NaN if unknown.
+        regret: what those steps taught per core-second over what the best candidate was expected to teach in the slot, mean
+            over the ghosts; above 1 it was wrong to kill. NaN if unknown.
+        regret_interval: its 95 % interval (bootstrap over the ghosts).
     """
 
     killed: int
@@ -78,6 +84,9 @@ class KillAudit:
     ghosts: int = 0
     ghost_steps: int = 0
     ghost_surprise: float = math.nan
+    ghost_error: float = math.nan
+    regret: float = math.nan
+    regret_interval: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def share(self) -> float:
@@ -94,6 +103,7 @@ def audit_kills(events: Iterable[Event]) -> KillAudit:
     spared: dict[str, int] = {}
     steps, ghost_steps = 0, 0
     surprises: list[float] = []
+    lessons: dict[str, list[tuple[float, float, float]]] = {}
     for event in events:
         if isinstance(event, KillRequested):
             kills[(event.member, event.attempt)] = event
@@ -110,6 +120,8 @@ def audit_kills(events: Iterable[Event]) -> KillAudit:
                 ghost_steps += event.steps
         elif isinstance(event, MemberScored) and event.step > spared.get(event.member, math.inf) and math.isfinite(event.surprise):
             surprises.append(event.surprise)
+            if all(math.isfinite(v) for v in (event.error, event.taught, event.best_value)):
+                lessons.setdefault(event.member, []).append((event.error, event.taught, event.best_value))
     kills = {key: kill for key, kill in kills.items() if not kill.fault and ended.get(key[0], "killed") == "killed"}
     reasons: dict[str, int] = {}
     for kill in kills.values():
@@ -122,7 +134,21 @@ def audit_kills(events: Iterable[Event]) -> KillAudit:
         ghosts=len(spared),
         ghost_steps=ghost_steps,
         ghost_surprise=float(np.mean(surprises)) if surprises else math.nan,
+        **_regret(lessons),
     )
+
+
+def _regret(lessons: Mapping[str, Sequence[tuple[float, float, float]]]) -> dict[str, Any]:
+    """What the ghosts' further steps were worth, from (error, taught, best value) of each score."""
+    if not lessons:
+        return {}
+    means = [np.mean(np.asarray(scores), axis=0) for scores in lessons.values()]
+    ratios = np.array([taught / best if best > 0 else math.inf for _, taught, best in means])
+    rng = np.random.default_rng(0)
+    resampled = ratios[rng.integers(len(ratios), size=(2000, len(ratios)))].mean(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    error = math.sqrt(float(np.mean([e * e for scores in lessons.values() for e, _, _ in scores])))
+    return {"ghost_error": error, "regret": float(ratios.mean()), "regret_interval": (float(low), float(high))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,6 +293,14 @@ def kill_sentences(audit: KillAudit | None) -> tuple[str, ...]:
                 f"{told}: their {plural(audit.ghost_steps, 'further step')} lay {number(audit.ghost_surprise)} predicted standard "
                 f"deviations off on average (chance gives 0.8), {verdict}."
             )
+        if math.isfinite(audit.regret):
+            low, high = audit.regret_interval
+            judged = "killing was right" if high < 1 else "killing was wrong" if low > 1 else "whether killing was right is open"
+            sentences.append(
+                f"Before it learned those steps, the surrogate was off by {number(audit.ghost_error)} of the outputs' spread on them. "
+                f"For each core-second they taught {number(audit.regret)} of what the best candidate was expected to teach in the slot "
+                f"(95 % interval {number(low)} to {number(high)}, from {plural(audit.ghosts, 'ghost')}): {judged}."
+            )
     else:
         sentences.append("No condemned member ran on as a ghost, so what the kills lost is not known.")
     return tuple(sentences)
