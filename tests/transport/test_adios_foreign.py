@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
+from alearn import client
 from alearn.errors import ConfigError
 from alearn.registry import build
-from alearn.testing.streams import PATIENCE_S, Owner
+from alearn.testing.streams import PATIENCE_S, Owner, abandon
 from alearn.transport.adios.page import Page
 from alearn.transport.adios_bp import adios_bp
 from alearn.transport.adios_sst import adios_sst
@@ -401,6 +402,16 @@ def test_wrong_options_are_named():
         adios_bp(operators=[{"variable": "u"}])
     with pytest.raises(ConfigError, match=r"poll_s is 0"):
         adios_bp(poll_s=0)
+
+
+def test_an_operator_that_this_adios2_has_not_is_named():
+    reader = adios_bp(operators=[{"type": "zfp", "variable": "u", "accuracy": 0.001}])
+    run = client.connect(environ=reader.address("m0001", 1))
+    run.put(t=0, u=np.zeros(8))
+    with pytest.raises(client.Refused, match=r"cannot write the stream alearn-1: it was built without the operator 'zfp'"):
+        run.put(t=1, u=np.zeros(8))
+    abandon(run)
+    reader.close()
 
 
 def test_the_xml_chooses_engine_and_policies(case, tmp_path):

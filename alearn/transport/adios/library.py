@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 from types import ModuleType
 from typing import cast
@@ -32,6 +33,25 @@ def load_bindings() -> ModuleType:
         if hide and sys.modules.get("torch", 0) is None:
             del sys.modules["torch"]
     return cast(ModuleType, adios2.bindings)
+
+
+_PROBE = """
+import sys
+import numpy as np
+from alearn.transport.adios.library import load_bindings
+adios = load_bindings().ADIOS()
+adios.DeclareIO("probe").DefineVariable("u", np.zeros(8), [8], [0], [8], True).AddOperation(sys.argv[1], {})
+"""
+
+
+def require_operator(kind: str) -> None:
+    """See in another process whether this ADIOS2 has an operator: its bindings abort the one that asks in vain.
+
+    Raises:
+        ValueError: it was built without.
+    """
+    if subprocess.run([sys.executable, "-P", "-c", _PROBE, kind], capture_output=True, timeout=60).returncode:
+        raise ValueError(f"it was built without the operator '{kind}'; set transport.operators=[], or use a build that has it")
 
 
 class Sockets:

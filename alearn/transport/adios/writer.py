@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from alearn import client as wire
-from alearn.transport.adios.library import descriptors, load_bindings, no_delay
+from alearn.transport.adios.library import descriptors, load_bindings, no_delay, require_operator
 from alearn.transport.adios.page import SETTINGS, STREAM, Page
 from alearn.transport.adios.stream import STORED_AS, own_names, sentence
 from alearn.types import Schema
@@ -80,7 +80,11 @@ class AdiosLink:
                 self._leave("end", head)
                 self._shut()
         except (RuntimeError, ValueError, OSError) as error:
-            self._broken = f"ADIOS2 cannot write the stream {self._name}: {sentence(error)}"
+            reason = f"ADIOS2 cannot write the stream {self._name}: {sentence(error)}"
+            if kind == wire.STEP and self._engine is None:
+                self._refused = reason  # it could not be opened, and another would not fare better
+            else:
+                self._broken = reason
 
     def send(self, wait_s: float = 0.0) -> str:
         """Why the stream is broken, if it is; all that was queued has been written."""
@@ -193,6 +197,8 @@ class AdiosLink:
     def _open(self) -> None:
         b = self._b = load_bindings()
         settings = json.loads((self._directory / SETTINGS).read_text(encoding="utf-8"))
+        for kind in {operator["type"] for operator in settings["operators"]}:
+            require_operator(kind)
         self._adios = b.ADIOS()  # must outlive what is made of it
         io = self._adios.DeclareIO(STREAM)
         io.SetEngine(self._kind)
