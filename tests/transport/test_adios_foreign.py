@@ -14,7 +14,7 @@ import yaml
 from alearn import client
 from alearn.errors import ConfigError
 from alearn.registry import build
-from alearn.testing.streams import PATIENCE_S, Owner, abandon
+from alearn.testing.streams import PATIENCE_S, Background, Owner, abandon
 from alearn.transport.adios.page import Page
 from alearn.transport.adios_bp import adios_bp
 from alearn.transport.adios_sst import adios_sst
@@ -402,6 +402,22 @@ def test_wrong_options_are_named():
         adios_bp(operators=[{"variable": "u"}])
     with pytest.raises(ConfigError, match=r"poll_s is 0"):
         adios_bp(poll_s=0)
+
+
+def test_an_operator_is_applied():
+    reader = adios_bp(operators=[{"type": "null", "variable": "u"}])  # the one that every build has
+
+    def write():
+        with client.connect(environ=env) as run:
+            for n in range(3):
+                run.put(t=n, u=np.arange(8.0) + n, y=n)
+
+    env = reader.address("m0001", 1)
+    owner, writer = Owner(reader), Background(write)
+    owner.until(lambda o: bool(o.ends), "the end")
+    writer.join()
+    assert np.array_equal(owner.kept["m0001", 2].values["u"], np.arange(8.0) + 2)
+    reader.close()
 
 
 def test_an_operator_that_this_adios2_has_not_is_named():
