@@ -1,6 +1,9 @@
 """How fast the local launcher starts members, and whether anything survives when they are ended.
 
-    python benchmarks/launcher.py [--quick] [--json FILE]
+    python benchmarks/launcher.py [--quick] [--json FILE] [--peers PYTHON]
+
+PYTHON is an interpreter of its own environment with libensemble, distributed, mpi4py and mpich, submitit, parsl and ray, as far as they
+shall be asked (launcher_peers.py).
 
 Figures: no-op programs per second, submit to running, cancel to the exit report of a simulation with a child that ignores
 SIGTERM, survivors of a `kill -9` of the controller and the time until they are gone, and what a supervisor costs.
@@ -9,9 +12,12 @@ SIGTERM, survivors of a `kill -9` of the controller and the time until they are 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,10 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from alearn.launcher import Job, LocalLauncher, proctree, supervisor
+from alearn.simulation import PythonSimulation
 from alearn.testing.launcher import with_variable
 
 CHILD = "import signal, time; signal.signal(15, 1); time.sleep(60)"
 FAMILY = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {CHILD!r}]); print('up', flush=True); time.sleep(60)"
+POLITE = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+PEERS = {
+    "libensemble": "libensemble", "dask": "distributed", "mpi4py.futures": "mpi4py", "submitit": "submitit", "parsl": "parsl", "ray": "ray",
+}  # fmt: skip
 CONTROLLER = """
 import sys, time
 from pathlib import Path
@@ -59,6 +70,110 @@ def rate(root: Path, n: int, slots: int) -> float:
             launcher.wait(10)
             ended += len(launcher.poll())
         return n / (time.perf_counter() - begun)
+
+
+def warm_rate(root: Path, n: int, slots: int, reuse: int) -> float:
+    """No-op Python members per second in warm processes that run ``reuse`` members each."""
+    (root / "noop.py").write_text("def run():\n    return {'y': 1.0}\n")
+    command = PythonSimulation(f"{root}/noop.py:run").command({})
+    with LocalLauncher(slots=slots, oversubscribe=True, warm=True, reuse=reuse) as launcher:
+
+        def run(prefix: str, n: int) -> float:
+            started = ended = 0
+            begun = time.perf_counter()
+            while ended < n:
+                while started < n and started - ended < slots:
+                    name = f"{prefix}{started}"
+                    launcher.submit(Job(name, 1, command.argv, root / name, command.env, warm=command.warm))
+                    started += 1
+                launcher.wait(10)
+                for gone in launcher.poll():
+                    assert gone.cause == "done", gone
+                    ended += 1
+            return n / (time.perf_counter() - begun)
+
+        run("warmup", 4 * slots)
+        return run("w", n)
+
+
+def peers(python: Path, patience_s: float) -> dict[str, Any]:
+    """The same questions to other engines, each in the interpreter that has them."""
+    script = str(Path(__file__).with_name("launcher_peers.py"))
+    found: dict[str, Any] = {}
+    for name, package in PEERS.items():
+        probe = [str(python), "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]
+        version = subprocess.run(probe, capture_output=True, text=True, check=False).stdout.strip()
+        if not version:
+            found[name] = {"skipped": f"{package} is not installed for {python}"}
+            continue
+        simulation = [str(python), "-S", "-c", POLITE]
+        figures = ask_peer(python, [script, name, "figures", *simulation], patience_s)
+        found[name] = {"version": version, **figures}
+        for victim in ("worker", "controller"):
+            found[name][f"after_kill_9_of_the_{victim}"] = kill_peer(python, [script, name, "hold", *simulation], victim, patience_s)
+    return found
+
+
+def peer_command(python: Path, words: list[str]) -> list[str]:
+    if words[1] == "mpi4py.futures":
+        return [str(python.with_name("mpiexec")), "-bind-to", "none", "-n", "3", str(python), "-m", "mpi4py.futures", *words]
+    return [str(python), *words]
+
+
+def ask_peer(python: Path, words: list[str], patience_s: float) -> dict[str, Any]:
+    """The figures that a peer prints, or why there are none."""
+    run = f"peer.{os.getpid()}.{words[1]}"
+    process = subprocess.Popen(
+        peer_command(python, words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "BENCH_RUN": run},
+    )
+    try:
+        out, _ = process.communicate(timeout=patience_s)
+        lines = [line for line in out.decode().splitlines() if line.startswith("{")]
+        return dict(json.loads(lines[-1])) if lines else {"skipped": f"it ended with code {process.returncode} and no figures"}
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"no figures within {patience_s:g} s"}
+    finally:
+        end_all(run)
+        process.wait()
+
+
+def kill_peer(python: Path, words: list[str], victim: str, patience_s: float) -> dict[str, Any]:
+    """Kill the worker or the controller of a running simulation with a child, and count what lives five seconds later."""
+    run = f"peer.{os.getpid()}.{words[1]}.{victim}"
+    process = subprocess.Popen(
+        peer_command(python, words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "BENCH_RUN": run},
+    )
+    assert process.stdout is not None
+    try:
+        if not select.select([process.stdout], [], [], patience_s)[0] or process.stdout.readline() != b"up\n":
+            return {"skipped": f"its simulation did not run within {patience_s:g} s"}
+        simulation = with_variable("BENCH_SIMULATION", run)
+        mains = [pid for pid in simulation if proctree.parent(pid) not in simulation]
+        os.kill(proctree.parent(mains[0]) if victim == "worker" else process.pid, signal.SIGKILL)
+        time.sleep(5.0)
+        left = set(with_variable("BENCH_SIMULATION", run))
+        return {"of_the_simulation": len(left), "of_the_engine": len(set(with_variable("BENCH_RUN", run)) - left)}
+    finally:
+        end_all(run)
+        process.wait()
+        process.stdout.close()
+
+
+def end_all(run: str) -> None:
+    """Kill everything that carries this run's name."""
+    while pids := with_variable("BENCH_RUN", run):
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def latency(root: Path, n: int) -> list[float]:
@@ -129,6 +244,12 @@ def one_supervisor(n: int) -> dict[str, Any]:
     return {"start_run_true_end": spread(seconds), **memory}
 
 
+def make(name: str, root: Path) -> str:
+    """Make a folder and return its name."""
+    (root / name).mkdir()
+    return name
+
+
 def memory_mb(pid: int, kind: str) -> float:
     """Resident (rss) or proportional (pss) memory of a process, MB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -141,28 +262,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--peers", type=Path, help="an interpreter with the other engines")
     options = parser.parse_args()
     n = 20 if options.quick else 100
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         rates = [rate(root / f"rate{i}", 15 * n, 4) for i in range(3)]
+        (root / "warm").mkdir()
+        warm = {
+            f"reuse={reuse}": [round(warm_rate(root / "warm" / make(f"{reuse}.{i}", root / "warm"), count, 4, reuse)) for i in range(3)]
+            for reuse, count in ((1, 5 * n), (10**6, 50 * n))
+        }
         stubborn, plain = (sys.executable, "-S", "-c", FAMILY), ("sh", "-c", "echo up; sleep 60")
         result = {
             "load": os.getloadavg()[0],
             "cores": len(os.sched_getaffinity(0)),
             "python": platform.python_version(),
             "no_op_programs_per_s": [round(r) for r in rates],
+            "no_op_python_members_per_s_warm": warm,
             "submit_to_running": spread(latency(root / "latency", n)),
             "cancel_to_gone_with_child": spread(cancel(root / "plain", n, plain, 2.0)),
             "cancel_to_gone_child_ignores_sigterm_grace_0": spread(cancel(root / "stubborn", n, stubborn, 0.0)),
             "kill_9_of_the_controller": orphaned(root / "orphaned"),
             "supervisor": one_supervisor(n),
+            "peers": peers(options.peers, 60.0) if options.peers else {},
+            "load_at_the_end": os.getloadavg()[0],
         }
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(
-        f"The local launcher starts {max(result['no_op_programs_per_s'])} programs/s at best, a member runs "
+        f"The local launcher starts {max(result['no_op_programs_per_s'])} programs/s at best and "
+        f"{max(result['no_op_python_members_per_s_warm']['reuse=1000000'])} Python members/s in warm processes, a member runs "
         f"{result['submit_to_running']['median_ms']} ms after submit, a cancelled one with a child is gone after "
         f"{result['cancel_to_gone_with_child']['median_ms']} ms, and kill -9 of the controller leaves "
         f"{result['kill_9_of_the_controller']['survivors']} of {result['kill_9_of_the_controller']['processes']} processes."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -126,17 +127,20 @@ def libensemble() -> Engine:
 
     os.chdir(tempfile.mkdtemp())
     executor = Executor()
-    script = os.path.join(os.getcwd(), "any")
-    with open(script, "w") as file:
-        file.write('#!/bin/sh\nexec "$@"\n')
-    os.chmod(script, 0o755)
-    executor.register_app(full_path=script, app_name="any")
+
+    def register(name: str, words: Sequence[str]) -> None:
+        script = Path(name).resolve()  # its arguments are split at every space, so they are written down instead
+        script.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
+        script.chmod(0o755)
+        executor.register_app(full_path=str(script), app_name=name)
+
+    register("noop", ["true"])
 
     def submit(function: Callable[..., Any], *args: Any) -> Any:
-        os.environ.update({TAG: os.environ["BENCH_RUN"]} if args else {})
-        words = args[0] if args else ["true"]
-        quoted = " ".join("'" + w.replace("'", "'\\''") + "'" for w in words)
-        return executor.submit(app_name="any", app_args=quoted)
+        if args:
+            os.environ[TAG] = os.environ["BENCH_RUN"]
+            register("simulation", args[0])
+        return executor.submit(app_name="simulation" if args else "noop")
 
     return Engine(submit, lambda h: h.wait(), lambda h: h.kill(), lambda: None, rate=100, python=False)
 

@@ -53,6 +53,8 @@ class SlurmLauncher:
         reserve: step: cores that are kept free for the controller on its own node.
         poll_s: batch: seconds between two looks at the attempts' directories.
         queue_s: batch: seconds between two calls of squeue.
+        avoid_after: batch: so many members in a row that could not run on a node make it avoided, once another has proved good;
+            0 avoids none.
         warm: step: run Python functions in processes that have imported them already, as under ``local``.
         reuse: step: members that a warm process runs.
         ranks: MPI ranks of each member, of ``cores`` cores each; batch: Slurm reserves a task for each.
@@ -82,6 +84,7 @@ class SlurmLauncher:
         reserve: int = 1,
         poll_s: float = 0.5,
         queue_s: float = 5.0,
+        avoid_after: int = 3,
         warm: bool | str = False,
         reuse: int = 1,
         ranks: int = 1,
@@ -102,6 +105,7 @@ class SlurmLauncher:
             ("reserve", reserve, 0),
             ("poll_s", poll_s, 0.01),
             ("queue_s", queue_s, 0.1),
+            ("avoid_after", avoid_after, 0),
         ]
         for name, value, bound in least:
             if value is not None and not bound <= value < math.inf:
@@ -128,7 +132,9 @@ class SlurmLauncher:
                 time=str(time),
                 extra=tuple(extra),
             )
-            self._engine = BatchJobs(request, slots=slots or 8, grace_s=grace_s, abandon_s=abandon_s, poll_s=poll_s, queue_s=queue_s)
+            self._engine = BatchJobs(
+                request, slots=slots or 8, grace_s=grace_s, abandon_s=abandon_s, poll_s=poll_s, queue_s=queue_s, avoid_after=avoid_after
+            )
         else:
             if tasks > 1:
                 raise ConfigError(f"launcher.tasks={tasks} is for mode=batch; in mode=step let the simulation's command start its ranks.")

@@ -21,6 +21,7 @@ from alearn.errors import LaunchError
 from alearn.launcher import batch
 from alearn.launcher.base import Job
 from alearn.launcher.checks import DIRECTORY, THREADS, check_name, check_program, make_directory
+from alearn.launcher.hosts import Hosts
 from alearn.launcher.local import past_exit
 from alearn.launcher.slurm_queue import CAUSES, PREFIX, WORDS, Queue, Queued, call, environment, parse, require, squeue_command
 from alearn.launcher.supervisor import EXIT_FILE, GIVE_UP_S
@@ -65,8 +66,11 @@ class Request:
             disk_mb=job.disk_mb if job.disk_mb is not None else self.disk_mb,
         )
 
-    def options(self, grace_s: float) -> list[str]:
-        """The options of sbatch. Slurm's own limits lie a little above the supervisor's, which knows more about the end."""
+    def options(self, grace_s: float, avoided: Sequence[str] = ()) -> list[str]:
+        """The options of sbatch, without the ``avoided`` nodes.
+
+        Slurm's own limits lie a little above the supervisor's, which knows more about the end.
+        """
         given = {"--partition": self.partition, "--account": self.account, "--qos": self.qos, "--time": self.time}
         if not self.time and self.wall_s is not None:
             given["--time"] = str(math.ceil((self.wall_s + grace_s + GIVE_UP_S + 60) / 60))
@@ -75,6 +79,7 @@ class Request:
         if self.gpus:
             given["--gpus"] = str(self.gpus)
         nodes = [] if self.tasks > 1 else ["--nodes=1"]
+        nodes += [f"--exclude={','.join(avoided)}"] if avoided else []
         sizes = [f"--ntasks={self.tasks}", f"--cpus-per-task={self.cores}", "--no-requeue"]
         return [*nodes, *sizes, *(f"{name}={value}" for name, value in given.items() if value), *self.extra]
 
@@ -108,12 +113,15 @@ class BatchJobs:
         abandon_s: seconds without a controller after which a member ends by itself.
         poll_s: seconds between two looks at the attempts' directories.
         queue_s: seconds between two calls of squeue.
+        avoid_after: misfortunes in a row after which a node is avoided; 0 avoids none.
 
     Raises:
         ConfigError: Slurm's commands are not here.
     """
 
-    def __init__(self, request: Request, slots: int, grace_s: float, abandon_s: float, poll_s: float, queue_s: float) -> None:
+    def __init__(
+        self, request: Request, slots: int, grace_s: float, abandon_s: float, poll_s: float, queue_s: float, avoid_after: int = 3
+    ) -> None:
         require("sbatch", "squeue", "scancel")
         self.slots = slots
         self.grace_s = grace_s
@@ -123,6 +131,7 @@ class BatchJobs:
         self._beat_s = min(abandon_s / 6, 30.0)
         self._looked = 0.0
         self._queue = Queue(queue_s)
+        self._hosts = Hosts(avoid_after)
         self._running: dict[tuple[str, int], _Attempt] = {}
         self._exits: list[Exit] = []
         self._commands: list[subprocess.Popen[bytes]] = []
@@ -168,7 +177,7 @@ class BatchJobs:
     def _sbatch(self, member: str, directory: Path, request: Request) -> str:
         log_file = str(directory / "slurm.log").replace("%", "%%")
         argv = ["sbatch", "--parsable", f"--job-name={PREFIX}{member}", f"--comment={directory}", f"--output={log_file}"]
-        argv += [f"--chdir={directory}", "--export=ALL", *request.options(self.grace_s)]
+        argv += [f"--chdir={directory}", "--export=ALL", *request.options(self.grace_s, self._hosts.avoided)]
         command = [sys.executable, "-S", "-E", "-s", batch.__file__, str(directory)]
         script = f"#!/bin/sh\nexec {shlex.join(command)}\n"
         for attempt in range(TRIES):
@@ -210,8 +219,17 @@ class BatchJobs:
         for one in list(self._running.values()):
             gone = self._judge(one, now)
             if gone is not None:
+                self._blame(one, gone)
                 del self._running[one.member, one.attempt]
                 self._exits.append(gone)
+
+    def _blame(self, one: _Attempt, gone: Exit) -> None:
+        """Hold a misfortune against its node."""
+        before = self._hosts.avoided
+        self._hosts.note(one.queued.nodes if one.queued is not None else "", gone)
+        for node in self._hosts.avoided:
+            if node not in before:
+                log.warning("Node %s is avoided from now on: %d members in a row could not run there.", node, self._hosts.after)
 
     def _look(self, one: _Attempt, now: float) -> None:
         """Keep an attempt's lease, and look whether its supervisor wrote down how it ended."""

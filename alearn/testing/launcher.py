@@ -157,6 +157,15 @@ class LauncherConformance:
         assert "80 MB" in gone.detail
         assert not any(alive(int(pid)) for pid in (tmp_path / "a" / "pids").read_text().split())
 
+    def test_disk(self, launcher: Launcher, tmp_path: Path) -> None:
+        """The limit is that of the attempt's directory."""
+        code = "for n in range(60): (open(f'f{n}', 'wb').write(bytes(1 << 18)), time.sleep(0.02))\n" + SLEEP
+        pids = self.tree(launcher, tmp_path, "a", code, 1, disk_mb=2.0)
+        gone = collect(launcher, 1)["a"]
+        assert gone.cause is ExitCause.DISK
+        assert "of the allowed 2 MB" in gone.detail
+        assert not any(map(alive, pids))
+
     def test_unknown_program(self, launcher: Launcher, tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match="no-such-solver"):
             launcher.submit(Job("a", 1, ("no-such-solver",), tmp_path / "a"))
