@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alearn.doctor import Finding
 from alearn.errors import AlearnError
+from alearn.finding import Finding
 from alearn.launcher.base import Job
 from alearn.launcher.local import LocalLauncher
 from alearn.simulation.mpi import find, wrapped
