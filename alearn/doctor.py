@@ -12,19 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's: ``verdict`` is ok, optional (lacks, but only some need it) or missing."""
-
-    what: str
-    verdict: str
-    detail: str
-    mend: str = ""
-
+from alearn.finding import Finding
 
 REQUIRED = ("torch", "gpytorch", "botorch", "numpy", "scipy", "hydra-core", "adios2", "rich", "matplotlib", "xarray")
 
