@@ -212,6 +212,7 @@ def check(config: Config) -> None:
     if config.design.data is not None:
         read_past(Path(config.design.data), space)
     _build("acquisition", config.acquisition, seed=config.seed)
+    config.transform.check()
     make_monitors(config)
     device_of(str(config.trainer.options.get("device", "auto")))
     for room in ("kill", "buffer"):

@@ -35,7 +35,7 @@ class Transforms:
         """Read the entry: a list of transforms, or a mapping with ``steps``.
 
         Raises:
-            UnknownName: there is no such entry, place, transform or option.
+            UnknownName: there is no such entry or place.
             ConfigError: a value of a wrong kind; one sentence.
         """
         if isinstance(value, cls):
@@ -58,7 +58,7 @@ class Transforms:
         made = cls(
             tuple(_plain(step) for step in steps), str(value.get("where", "auto")), value.get("keep_raw", False), value.get("cache", True)
         )
-        made._check()
+        made._consistent()
         return made
 
     def to_mapping(self) -> dict[str, Any]:
@@ -79,21 +79,28 @@ class Transforms:
         """Why everything has to be transformed at the reader; "" if nothing says so."""
         return _RAW_TRAVELS if self.keep_raw else ""
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See before anything is started that every transform can be made; a file of the user's is run for it.
+
+        Raises:
+            UnknownName: there is no such transform or option.
+            ConfigError: an option is out of range, or a file is not there.
+        """
+        if self.pipeline().learning and not self.cache:
+            raise ConfigError("transform.cache is false, but a codec that is learned encodes each step once: set transform.cache=true.")
+
+    def _consistent(self) -> None:
         if self.where not in WHERES:
             raise UnknownName("value of transform.where", self.where, WHERES)
         for name, value in (("keep_raw", self.keep_raw), ("cache", self.cache)):
             if not isinstance(value, bool):
                 raise ConfigError(f"transform.{name} is {value!r}; write true or false.")
-        learning = self.pipeline().learning
         if not self.steps:
             return
         if not self.cache and not self.keep_raw:
             raise ConfigError("transform.cache is false and transform.keep_raw too: nothing would be stored. Set one of them to true.")
         if self.keep_raw and self.where == "writer":
             raise ConfigError(f"transform.where is writer, but {_RAW_TRAVELS}: set transform.keep_raw=false or transform.where=reader.")
-        if not self.cache and learning:
-            raise ConfigError("transform.cache is false, but a codec that is learned encodes each step once: set transform.cache=true.")
 
 
 def _plain(value: Any) -> Any:

@@ -160,8 +160,10 @@ class Pipeline:
     # --- in a study's directory ------------------------------------------------------------------------------
 
     def describe_in(self, directory: Path) -> None:
-        """Write down what the raw steps carried, so that the archive can be decoded for ever."""
+        """Write down what the raw steps carried, so that the archive can be decoded for ever; nothing without a codec."""
         assert self._raw is not None
+        if not self.encoded:
+            return
         path = directory / FOLDER / ABOUT
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".new")

@@ -94,7 +94,18 @@ def test_names_that_would_clash_are_refused():
 )
 def test_wrong_entries_get_a_sentence(value, words):
     with pytest.raises((ConfigError, UnknownName), match=words):
-        Transforms.of(value)
+        Transforms.of(value).check()
+
+
+def test_a_study_is_looked_at_without_its_users_files(tmp_path):
+    """The file of a function may be gone when the report is read again; to run, it must be there."""
+    entry = Transforms.of([{"name": "function", "target": f"{tmp_path}/gone.py:f"}])
+    with pytest.raises(ConfigError, match="does not exist"):
+        entry.check()
+    plain = Pipeline([COARSE])
+    plain.schema(SCHEMA)
+    plain.describe_in(tmp_path)
+    assert Pipeline.described_in(tmp_path) is None
 
 
 def test_the_entry_comes_from_the_command_line_a_group_or_python(tmp_path):
