@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from alearn.surrogate.gp import ExactGP
     from alearn.surrogate.lastlayer import DistanceAware, LastLayerLaplace, VariationalLastLayer
     from alearn.surrogate.snapshot import SnapshotInfo, load_snapshot, save_snapshot
+    from alearn.surrogate.svgp import SparseGP
     from alearn.surrogate.trajectory import OverTime
+    from alearn.surrogate.trees import GradientBoosting, NearestNeighbours, RandomForest
 
 _WHERE = {
+    "GradientBoosting": "trees",
+    "NearestNeighbours": "trees",
+    "RandomForest": "trees",
+    "SparseGP": "svgp",
     "VariationalLastLayer": "lastlayer",
     "DistanceAware": "lastlayer",
     "LastLayerLaplace": "lastlayer",
@@ -37,6 +43,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "GradientBoosting",
+    "NearestNeighbours",
+    "RandomForest",
+    "SparseGP",
     "VariationalLastLayer",
     "DistanceAware",
     "LastLayerLaplace",
