@@ -13,6 +13,8 @@ from alearn.space import Space
 
 CHUNK = 2048
 """Points scored at a time: bounds the memory of a round, whatever the size of the pool."""
+PAIRS = 1 << 23
+"""Distances computed at a time: 64 MB."""
 DUPLICATE = 1e-6
 """Two points of the unit cube closer than this are one."""
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -38,7 +40,8 @@ def nearest(X: Tensor, others: Tensor) -> Tensor:
     """Distance of each of ``N x d`` points to the nearest of ``M x d`` others, ``N``; infinite if there are none."""
     if not len(others):
         return X.new_full((len(X),), torch.inf)
-    return chunked(lambda part: torch.cdist(part, others, compute_mode=EXACT).amin(dim=1), X)
+    rows = min(CHUNK, max(1, PAIRS // len(others)))
+    return chunked(lambda part: torch.cdist(part, others, compute_mode=EXACT).amin(dim=1), X, rows)
 
 
 def chunked(function: Callable[[Tensor], Tensor], X: Tensor, chunk: int = CHUNK) -> Tensor:

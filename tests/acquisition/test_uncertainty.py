@@ -153,3 +153,19 @@ def test_a_surrogate_that_says_nan_is_refused_with_a_sentence():
 def test_wrong_options_are_refused(make, says):
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+def test_a_large_pool_stays_within_bounded_memory():
+    from alearn.acquisition import pool
+
+    generator = torch.Generator().manual_seed(0)
+    few, many = torch.rand(300, 2, generator=generator, dtype=torch.float64), torch.rand(400, 2, generator=generator, dtype=torch.float64)
+    shapes = []
+    plain, torch.cdist = torch.cdist, lambda a, b, **more: shapes.append(len(a) * len(b)) or plain(a, b, **more)
+    bound, pool.PAIRS = pool.PAIRS, 2000
+    try:
+        found = pool.nearest(few, many)
+    finally:
+        torch.cdist, pool.PAIRS = plain, bound
+    assert max(shapes) <= 2000
+    assert torch.allclose(found, plain(few, many).amin(1))
