@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from alearn.errors import ConfigError
 from alearn.launcher import Job, LocalLauncher
-from alearn.launcher.proctree import children, parent
+from alearn.launcher.proctree import children, descendants, parent
 from alearn.simulation import PythonSimulation
 from alearn.testing.launcher import LauncherConformance, alive, collect, eventually
 from alearn.types import ExitCause
@@ -188,3 +189,29 @@ def test_the_disk_limit_holds_for_a_warm_member(launcher, tmp_path):
     assert gone.cause is ExitCause.DISK
     assert "of the allowed 2 MB" in gone.detail
     assert not Path(tmp_path / "a" / "f999").exists()
+
+
+def test_kill_nine_of_the_controller_ends_warm_processes(tmp_path):
+    (tmp_path / "warm_simulation.py").write_text(RUN)
+    code = f"""
+import time
+from pathlib import Path
+from alearn.launcher import Job, LocalLauncher
+from alearn.simulation import PythonSimulation
+command = PythonSimulation({str(tmp_path / "warm_simulation.py")!r} + ":run").command({{"code": "import time; time.sleep(120)"}})
+launcher = LocalLauncher(slots=1, warm=True, reuse=5)
+launcher.submit(Job("m", 1, command.argv, Path({str(tmp_path / "m")!r}), command.env, warm=command.warm))
+while not launcher.pids(): time.sleep(0.01)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    controller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert controller.stdout.readline() == b"ready\n"
+        family = descendants(controller.pid)
+        assert len(family) >= 3
+    finally:
+        controller.kill()
+        controller.wait()
+        controller.stdout.close()
+    eventually(lambda: not any(map(alive, family)), "the warm processes to be gone")
