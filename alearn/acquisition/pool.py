@@ -45,8 +45,12 @@ def nearest(X: Tensor, others: Tensor) -> Tensor:
 
 
 def chunked(function: Callable[[Tensor], Tensor], X: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Apply a function over the rows of ``X`` in bounded pieces and join the results."""
-    return torch.cat([function(part) for part in X.split(chunk)]) if len(X) else X.new_empty(0)
+    """Apply a function, ``N x d`` to ``N``, over the rows of ``X`` in bounded pieces and join the results."""
+    # written into one array: small results kept between large temporary ones would pin every one of those in memory
+    out = X.new_empty(len(X))
+    for start in range(0, len(X), chunk):
+        out[start : start + chunk] = function(X[start : start + chunk])
+    return out
 
 
 def valid(X: Tensor, space: Space, avoid: Tensor) -> Tensor:
