@@ -14,24 +14,30 @@ settings.register_profile("alearn", deadline=None, derandomize=True, suppress_he
 settings.register_profile("explore", settings.get_profile("alearn"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "alearn"))
 
-HERE = Path(__file__).parent
 TOGETHER = ("launcher", "clients")
 """Folders whose tests share a server or a compiled program: one process runs all of a folder."""
 FIRST = ("integration", "test_readme", "test_notebooks")
 """What takes longest is started first, so that two processes end at about the same time."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def _group(nodeid: str) -> str:
+    path = Path(nodeid.partition("::")[0]).with_suffix("").relative_to("tests")
+    return path.parts[0] if path.parts[0] in TOGETHER else path.as_posix()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand the tests out by file, or by folder where they share a server (``pytest -n 2``)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for ``pytest -n 2 --dist loadgroup``: by file, or by folder where they share a server."""
-
-    def group(item: pytest.Item) -> str:
-        path = item.path.relative_to(HERE)
-        return path.parts[0] if path.parts[0] in TOGETHER else path.with_suffix("").as_posix()
-
-    def turn(item: pytest.Item) -> int:
-        return next((i for i, name in enumerate((*FIRST, *TOGETHER)) if group(item).startswith(name)), len(FIRST) + len(TOGETHER))
-
-    items.sort(key=turn)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """Start with what takes longest."""
+    turns = (*FIRST, *TOGETHER)
+    items.sort(key=lambda item: next((i for i, name in enumerate(turns) if _group(item.nodeid).startswith(name)), len(turns)))
