@@ -73,10 +73,10 @@ def rate(root: Path, n: int, slots: int) -> float:
 
 
 def warm_rate(root: Path, n: int, slots: int, reuse: int) -> float:
-    """No-op Python members per second in warm processes that run ``reuse`` members each."""
+    """No-op Python members per second in warm processes that run ``reuse`` members each; 0 is without them."""
     (root / "noop.py").write_text("def run():\n    return {'y': 1.0}\n")
     command = PythonSimulation(f"{root}/noop.py:run").command({})
-    with LocalLauncher(slots=slots, oversubscribe=True, warm=True, reuse=reuse) as launcher:
+    with LocalLauncher(slots=slots, oversubscribe=True, warm=reuse > 0, reuse=max(1, reuse)) as launcher:
 
         def run(prefix: str, n: int) -> float:
             started = ended = 0
@@ -271,7 +271,7 @@ def main() -> None:
         (root / "warm").mkdir()
         warm = {
             f"reuse={reuse}": [round(warm_rate(root / "warm" / make(f"{reuse}.{i}", root / "warm"), count, 4, reuse)) for i in range(3)]
-            for reuse, count in ((1, 5 * n), (10**6, 50 * n))
+            for reuse, count in ((0, n), (1, 5 * n), (10**6, 50 * n))
         }
         stubborn, plain = (sys.executable, "-S", "-c", FAMILY), ("sh", "-c", "echo up; sleep 60")
         result = {
