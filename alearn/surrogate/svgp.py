@@ -72,7 +72,7 @@ class SparseGP(OnlineSurrogate):
         objective: str = "elbo",
         lr: float = 0.05,
         batch_size: int = 256,
-        max_updates: int = 1500,
+        max_updates: int = 800,
     ) -> None:
         super().__init__()
         if inducing < 2 or deep < 0 or lr <= 0 or batch_size < 1 or max_updates < 1 or objective not in ("elbo", "predictive"):
