@@ -197,7 +197,7 @@ class Candidate:
     Args:
         parameters: the values in the user's units.
         x: the same point in the unit cube, shape ``(d,)``.
-        origin: "design" (initial Sobol), "acquisition", "holdout" (the Sobol stream kept beside), or "user".
+        origin: "design", "acquisition", "holdout" (the Sobol stream kept beside), "data" (simulated before), or "user".
         score: the acquisition's score, if one was made.
         reason: why this point, in words.
         round: the acquisition round it came from (0 is the initial design).

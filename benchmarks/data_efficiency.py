@@ -37,7 +37,8 @@ from alearn.surrogate import AutoSurrogate, Batch, DeepEnsemble, ExactGP, Surrog
 from alearn.types import Floats
 
 UPDATES = 3000
-"""Updates of the final ensemble: where its error on Sobol points stops falling (twice as many change it by less than 10 % where it is the better learner)."""
+"""Updates of the final ensemble: where its error on Sobol points stops falling. Twice as many change it by less than 10 %
+where it is the better learner."""
 METRICS = ("rmse", "mean", "p95", "p99", "max", "top", "coverage95", "miscalibration", "crps")
 QUICK = {"problems": ("ridge", "borehole"), "methods": ("sobol", "prototype", "default"), "seeds": (0,)}
 
