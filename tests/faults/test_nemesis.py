@@ -2,6 +2,7 @@
 
 import pytest
 
+from alearn.cli import main
 from alearn.testing.faults import FAULTS, Nemesis, Ordeal, problems
 
 
@@ -11,15 +12,31 @@ def calm(tmp_path_factory):
     verdict = ordeal.run(240.0)
     assert verdict.problems == (), ordeal.output
     assert len(verdict.samples) == 120
-    return verdict
+    return ordeal, verdict
+
+
+def test_launched_stored_and_trained_agree_and_the_decisions_can_be_derived_again(calm, capsys):
+    study = str(calm[0].study)
+    assert main(["status", study, "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert "120 samples stored, each once and as it was sent; 120 of them trained on, 120 compared value by value" in said
+    assert main(["replay", study]) == 0
+    assert "today's code decides all of them alike" in capsys.readouterr().out
+    assert main(["replay", study, "--policy", "value"]) == 0
+    assert "wrote down no score of a running member" in capsys.readouterr().out
+    assert main(["replay", study, "--set", "threshold=0.1"]) == 2
+    assert main(["revoke", study, "m0001", "--reason", "wrong mesh"]) == 0
+    capsys.readouterr()
+    assert main(["status", study, "--verify"]) == 1
+    assert "m0001 is revoked, and the newest snapshot was trained on it" in capsys.readouterr().out
 
 
 def test_a_random_fault_every_few_seconds(calm, tmp_path):
     ordeal = Ordeal(tmp_path, members=6, sleep_s=0.15)
-    found = problems(ordeal.suffer(Nemesis(3, 3.0, count=5), 280.0), calm)
+    found = problems(ordeal.suffer(Nemesis(3, 3.0, count=3), 280.0), calm[1])
     assert found == [], "\n".join([*ordeal.log, ordeal.output])
     assert ordeal.tagged() == []
-    assert len(ordeal.log) >= 5
+    assert len(ordeal.log) >= 3
     assert "Traceback" not in ordeal.output
 
 
