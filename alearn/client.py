@@ -245,7 +245,7 @@ def connect(
 
 
 class Address(NamedTuple):
-    """Where the reader listens: scheme "unix", "tls", "tcp", "inprocess", "adios_sst" or "adios_bp", and the key that TLS and TCP ask for."""
+    """Where the reader listens; ``scheme`` is unix, tls, tcp, inprocess, adios_sst or adios_bp, and TLS and TCP ask for the key."""
 
     text: str
     scheme: str
@@ -904,7 +904,7 @@ def _adios(address: Address) -> Any:
     try:
         writer = importlib.import_module("alearn.transport.adios.writer")
     except ImportError as error:
-        raise StreamError(f"The stream {address.text} is ADIOS2's, which needs more than this file ({error}): pip install alearn.") from error
+        raise StreamError(f"The stream {address.text} is ADIOS2's and needs more than this file ({error}): pip install alearn.") from error
     return writer.AdiosLink("SST" if address.scheme == "adios_sst" else "BP5", address.target)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
-from alearn.types import ExitCause
 from alearn.space.designs import DESIGNS, points_in
 from alearn.transform.options import Transforms
+from alearn.types import ExitCause
 
 GROUPS = ("simulation", "surrogate", "acquisition", "kill", "launcher", "transport", "buffer", "trainer")
 NO_SIMULATION = "No simulation is named; give simulation=python simulation.target=FILE.py:FUNCTION, or experiment=gray_scott."
@@ -136,7 +136,7 @@ class Config:
     transport: PlugIn = PlugIn("socket")
     buffer: PlugIn = PlugIn("reservoir")
     trainer: PlugIn = PlugIn("inline")
-    transform: Transforms = Transforms()
+    transform: Transforms = field(default_factory=Transforms)
     study: str = "study"
     seed: int = 0
     outputs: str | tuple[str, ...] = "auto"

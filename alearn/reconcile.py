@@ -63,8 +63,14 @@ class Reconciliation:
         """The table and the verdict, for a terminal."""
         head = ("state", "launched", "with data", "announced", "stored", "trained")
         rows = [
-            (line.state, *(f"{n:,}" for n in (line.launched, line.with_data)), f"{line.announced:,}" if line.announced else "-")
-            + tuple(f"{n:,}" for n in (line.stored, line.trained))
+            (
+                line.state,
+                f"{line.launched:,}",
+                f"{line.with_data:,}",
+                f"{line.announced:,}" if line.announced else "-",
+                f"{line.stored:,}",
+                f"{line.trained:,}",
+            )
             for line in self.lines
         ]
         widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
