@@ -250,6 +250,7 @@ def test_the_value_of_continuing(make, stream, toy):
     trainer = make(holdout_share=0.0)
     assert trainer.member_scores({"m0000": ((0.5, 0.5), 1, 0.3, 16)}, best_std=1.0, seconds_per_step=0.1, startup_s=1.0) == []
     stream(trainer, range(12))
+    trainer.refit()  # a surrogate that contradicts what it has learned is not to be trusted with the rest
     known = trainer.features.X[0]
     x = {
         "m0000": (tuple(known), 7, float(toy.t[7]), 16),
