@@ -22,7 +22,7 @@ from typing import Any
 
 from alearn.transport.adios.follower import Follower, Order
 from alearn.transport.adios.library import load_bindings
-from alearn.transport.adios.page import Page, Waiting
+from alearn.transport.adios.page import Page
 from alearn.transport.adios.stream import sentence
 
 _PDEATHSIG = 1
@@ -129,7 +129,7 @@ class Nurse:
         for pid, (order, _) in self._readers.items():
             os.waitpid(pid, 0)
             with contextlib.suppress(OSError), contextlib.closing(Page(Path(order.directory))) as page:
-                page.wait(Waiting(order.number, order.number, False, "the learner has closed its reader"))
+                page.give_up(order.number, "the learner has closed its reader")
 
 
 def _followed(order: Order, bindings: ModuleType) -> dict[str, Any]:

@@ -7,10 +7,13 @@ checksum; a torn read is read again.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 NAME = "alearn.page"
@@ -105,6 +108,26 @@ class Page:
             return Waiting()
         _, final, ready, broken, length = _READERS.unpack_from(half)
         return Waiting(ready, broken, bool(final), _text(half, _READERS.size, length))
+
+    def follow(self, number: int) -> None:
+        """A reader process waits for this stream from now on."""
+        with self._alone():
+            waiting = self.waiting()
+            self.wait(replace(waiting, ready=number, broken=max(waiting.broken, number - 1)))
+
+    def give_up(self, number: int, reason: str) -> None:
+        """The reader process of this stream goes; says nothing if a later stream is followed already, by the next learner."""
+        with self._alone():
+            if self.waiting().ready <= number:
+                self.wait(Waiting(number, number, False, reason))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""

@@ -215,8 +215,7 @@ class AdiosReader:
 
     def _start(self, member: str, attempt: int, found: _Attempt) -> None:
         with contextlib.suppress(FileNotFoundError), contextlib.closing(Page(found.directory)) as page:
-            waiting = page.waiting()
-            page.wait(replace(waiting, ready=found.number, broken=max(waiting.broken, found.number - 1)))
+            page.follow(found.number)
         e = self._engine
         found.following, found.broken, found.report, found.hung = True, None, None, False
         self._forks.follow(
