@@ -44,6 +44,7 @@ ORPHAN_GRACE_S = 0.3
 MEMORY_POLL_S = 0.025
 DISK_POLL_S = 0.25
 GIVE_UP_S = 15.0
+TOGETHER_S = 0.3
 """How long to go on killing a tree that does not die (a process inside a hung kernel call) before saying so."""
 
 
@@ -359,6 +360,7 @@ class Supervisor:
             self._reap()
             if self.gone or self._enforce():
                 break
+        self._hear_together(wake)
         signal.set_wakeup_fd(-1)
         self.stdout.close()
         self.stderr.close()
@@ -425,6 +427,15 @@ class Supervisor:
             self.kill_at = now + grace
         else:
             self.kill_at = min(self.kill_at, now + grace)
+
+    def _hear_together(self, wake: int) -> None:
+        """A scheduler that ends a job signals all of it: when one from elsewhere ended the simulation, does it come here too?"""
+        ended = not self.cause and self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGTERM
+        until = time.monotonic() + TOGETHER_S
+        while ended and select.select([wake], [], [], max(0.0, until - time.monotonic()))[0]:
+            if any(number != signal.SIGCHLD for number in os.read(wake, 512)):
+                self.cause, self.detail = "preempted", "the supervisor was asked to end"
+                return
 
     def _tree(self) -> list[int]:
         return proctree.descendants(self.me)
