@@ -124,6 +124,7 @@ class Nursery:
             except OSError as error:
                 trouble = error
                 self.dismiss()
+                self.wait(1.0)  # it is dead or dying: another takes its place
         raise LaunchError(f"No supervisor can be started: {trouble}.")
 
     def dismiss(self) -> None:
