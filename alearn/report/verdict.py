@@ -293,7 +293,7 @@ def kill_sentences(audit: KillAudit | None) -> tuple[str, ...]:
                 f"{told}: their {plural(audit.ghost_steps, 'further step')} lay {number(audit.ghost_surprise)} predicted standard "
                 f"deviations off on average (chance gives 0.8), {verdict}."
             )
-        if math.isfinite(audit.regret):
+        if math.isfinite(audit.regret) and audit.ghosts >= FEW_GHOSTS:
             low, high = audit.regret_interval
             judged = "killing was right" if high < 1 else "killing was wrong" if low > 1 else "whether killing was right is open"
             sentences.append(

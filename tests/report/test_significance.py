@@ -96,6 +96,10 @@ def test_the_regret_of_the_kills_comes_from_the_ghosts(taught, words):
     assert "from 6 ghosts" in said
 
 
+def test_too_few_ghosts_tell_no_regret():
+    assert not any("core-second" in s for s in kill_sentences(audit_kills(story([0.1]))))
+
+
 def test_without_ghosts_there_is_no_regret_to_tell():
     audit = audit_kills(story([]))
     assert audit.killed == 1
