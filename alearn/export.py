@@ -191,7 +191,7 @@ def _examples(loaded: Loaded) -> tuple[tuple[Tensor, ...], Floats, Floats]:
     """Inputs all over the box and the range of t, and what the original predicts there (mean and standard deviation, ``n x m``)."""
     x = loaded.space.sobol(CHECKED, seed=20_261_121)
     points = loaded.space.from_unit(x)
-    labels = {n: list(space_values(loaded.space, n)) for n in loaded.space.names if space_values(loaded.space, n)}
+    labels = {n: loaded.space[n].labels for n in loaded.space.names if loaded.space[n].labels}
     rows = [[labels[n].index(p[n]) if n in labels else p[n] for n in loaded.space.names] for p in points]
     parameters = torch.tensor(rows, dtype=torch.float64)
     if not loaded.surrogate.over_t:
@@ -202,12 +202,6 @@ def _examples(loaded: Loaded) -> tuple[tuple[Tensor, ...], Floats, Floats]:
     prediction = loaded.surrogate.predict(unit)
     spread = (prediction.epistemic**2 + prediction.aleatoric**2).sqrt()
     return (parameters, torch.as_tensor(t)), prediction.mean.double().numpy(), spread.double().numpy()
-
-
-def space_values(space: Space, name: str) -> list[Any]:
-    """The labels of a parameter; none if it is a number."""
-    spec = space[name].to_config()
-    return list(spec.get("ordinal", spec.get("choices", ())))
 
 
 def _torch(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> tuple[Floats, Floats]:
@@ -295,7 +289,7 @@ def _failures(space: Space, points: list[dict[str, Any]]) -> dict[str, Any]:
     """How many members failed, between which ends of every number, and the first of them."""
     if not points:
         return {"members": 0}
-    ends = {n: [min(p[n] for p in points), max(p[n] for p in points)] for n in space.names if not space_values(space, n)}
+    ends = {n: [min(p[n] for p in points), max(p[n] for p in points)] for n in space.names if not space[n].labels}
     return {"members": len(points), "between": ends, "points": points[:SHOWN_FAILURES]}
 
 

@@ -215,7 +215,7 @@ def _axes(space: Space) -> list[Axis] | None:
     axes = []
     for name in space.names:
         spec = space[name].to_config()
-        labels = tuple(str(v) for v in spec.get("ordinal", spec.get("choices", ())))
+        labels = tuple(map(str, space[name].labels))
         low, high = (0.0, 1.0) if labels else (float(spec["low"]), float(spec["high"]))
         axes.append(Axis(name, low, high, space.units.get(name, ""), spec.get("scale") == "log", labels))
     return axes

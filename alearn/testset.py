@@ -57,7 +57,7 @@ def write_test_set(ledger: Ledger, space: Space, directory: Path) -> Reference:
         )
     grid = _grid([np.asarray(t) for t in times.values()])
     truth = np.stack([_on(grid, np.asarray(times[m]), np.asarray(values[m])) for m in members]).astype(np.float32)
-    labels = {n: space[n].to_config()[kind] for n in space.names for kind in ("ordinal", "choices") if kind in space[n].to_config()}
+    labels = {n: space[n].labels for n in space.names if space[n].labels}
     rows = [[labels[n].index(m.parameters[n]) if n in labels else m.parameters[n] for n in space.names] for m in members.values()]
     points = np.array(rows, dtype=np.float64).reshape(len(members), len(space.names))
     reference = Reference(space.names, points, grid, tuple(outputs), truth, labels=labels, provenance={"members": list(members)})

@@ -47,6 +47,11 @@ class Parameter(ABC):
     def to_config(self) -> dict[str, Any]:
         """The specification from which ``parameter_from_config`` makes this parameter again."""
 
+    @property
+    def labels(self) -> tuple[Value, ...]:
+        """The values of a parameter that is a label; empty for a number."""
+        return ()
+
     def snap(self, columns: Floats) -> Floats:
         """The nearest valid columns, ``n x width``."""
         return self.to_unit(self.from_unit(columns))
@@ -248,6 +253,10 @@ class Ordinal(Parameter):
         _check_name(self.name)
         object.__setattr__(self, "values", _labels(self.name, "ordinal", self.values))
 
+    @property
+    def labels(self) -> tuple[Value, ...]:
+        return self.values
+
     def to_unit(self, values: Sequence[Value]) -> Floats:
         index = np.array([self.values.index(v) for v in values], dtype=np.float64)
         return ((index + 0.5) / len(self.values))[:, None]
@@ -281,6 +290,10 @@ class Categorical(Parameter):
         _check_name(self.name)
         object.__setattr__(self, "choices", _labels(self.name, "choices", self.choices))
         object.__setattr__(self, "width", len(self.choices))
+
+    @property
+    def labels(self) -> tuple[Value, ...]:
+        return self.choices
 
     def to_unit(self, values: Sequence[Value]) -> Floats:
         return np.eye(len(self.choices))[[self.choices.index(v) for v in values]]
