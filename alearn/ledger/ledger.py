@@ -24,15 +24,15 @@ import numpy as np
 
 from alearn import failpoints
 from alearn.errors import LedgerCorrupt, LedgerError, SchemaError
-from alearn.events import Event, SamplesStored, decode, encode
+from alearn.events import Event, SamplesStored, decode
 from alearn.ledger import archive, database
 from alearn.ledger.batch import describe, sort_out
-from alearn.ledger.data import DataReader, Segment, archive_state, counts, discardable, read_rows, read_segments, sample_rows
+from alearn.ledger.data import DataReader, Segment, archive_state, counts, discardable, read_rows, sample_rows
 from alearn.ledger.database import SampleRow, rows
-from alearn.ledger.fold import MemberTable
 from alearn.ledger.lock import WriterLock
 from alearn.ledger.recovery import drop_leftovers
 from alearn.ledger.segments import DIRECTORY, Layout, path_of
+from alearn.ledger.tables import Tables
 from alearn.ledger.writer import SegmentWriter
 from alearn.types import Array, Member, Sample, Schema
 
@@ -56,8 +56,9 @@ class Ledger:
         self._version = -1
         self._closing = -1  # the number of the segment that is being sealed and takes no more samples
         self._known_schema: tuple[str, Schema] | None = None
-        self._load()
-        self._segment_writer = SegmentWriter(directory, bytes.fromhex(self._meta["uuid"]), int(self._meta["segment_bytes"]))
+        self._tables = Tables(db)
+        meta = self._tables.meta
+        self._segment_writer = SegmentWriter(directory, bytes.fromhex(meta["uuid"]), int(meta["segment_bytes"]))
 
     @classmethod
     def create(cls, directory: Path, *, study: str, segment_bytes: int = 32 << 20, archive: str = "bp5") -> Ledger:
@@ -158,7 +159,7 @@ class Ledger:
     @property
     def last_sample(self) -> int:
         """The number of the sample stored last, counted from 1 over the whole study."""
-        return int(self._sample_seq)
+        return self._tables.samples
 
     @property
     def archived(self) -> bool:
@@ -169,13 +170,13 @@ class Ledger:
         """The numbers of the segments whose samples are gone, because the study keeps no archive."""
         with self._lock:
             self._refresh()
-            return {s.number for s in self._segments.values() if s.discarded}
+            return {s.number for s in self._tables.segments.values() if s.discarded}
 
     def schema(self) -> Schema | None:
         """What every time step of the study carries; None before the first hello."""
         with self._lock:
             self._refresh()
-            text = self._meta.get("schema")
+            text = self._tables.meta.get("schema")
             if text is None:
                 return None
             if self._known_schema is None or self._known_schema[0] != text:
@@ -186,33 +187,33 @@ class Ledger:
         """Small facts about the study, by key."""
         with self._lock:
             self._refresh()
-            return dict(self._meta)
+            return dict(self._tables.meta)
 
     def members(self) -> list[Member]:
         """Every member, in the order of their numbers."""
         with self._lock:
             self._refresh()
-            return [row.member for row in sorted(self._table, key=lambda r: r.number)]
+            return [row.member for row in sorted(self._tables.members, key=lambda r: r.number)]
 
     def member_numbers(self) -> dict[str, int]:
         """The small integers under which members stand in the samples table, segments and archive."""
         with self._lock:
             self._refresh()
-            return {row.member.id: row.number for row in self._table}
+            return {row.member.id: row.number for row in self._tables.members}
 
     def stored_steps(self, member: str) -> int:
         """How many steps of the member, from 0 on without a gap, are durable: what may be acknowledged."""
         with self._lock:
             self._refresh()
-            row = self._table.find(member)
+            row = self._tables.members.find(member)
             return 0 if row is None else row.member.steps
 
     def counts(self) -> dict[str, Any]:
         """How much there is: members by state, samples, events, segments, bytes that a crash left torn."""
         with self._lock:
             self._refresh()
-            torn = int(self._meta.get("torn_bytes_dropped", 0))
-            return {**counts(self._table, self._segments), "events": self._seq, "torn_bytes_dropped": torn}
+            torn = int(self._tables.meta.get("torn_bytes_dropped", 0))
+            return {**counts(self._tables.members, self._tables.segments), "events": self._tables.events, "torn_bytes_dropped": torn}
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """The events with a sequence number above ``after``, verified.
@@ -325,7 +326,7 @@ class Ledger:
             if not events:
                 return
             with self._writing():
-                self._commit(events)
+                self._tables.commit(events)
 
     def store(self, samples: Sequence[Sample], schema: Schema) -> list[SamplesStored]:
         """Make samples durable in one group commit.
@@ -350,7 +351,7 @@ class Ledger:
             if not samples:
                 return []
             self.set_schema(schema)
-            fresh, tally = sort_out(self._table, samples, schema)
+            fresh, tally = sort_out(self._tables.members, samples, schema)
             if not tally:
                 return []
             now = time.time()
@@ -360,8 +361,9 @@ class Ledger:
             ]
             with self._writing():
                 failpoints.hit("ledger.before_write")
-                placed, segments = self._segment_writer.write(fresh, Layout(schema), self._segments, self._sample_seq, self._closing)
-                self._commit(events, placed, segments)
+                tables = self._tables
+                placed, segments = self._segment_writer.write(fresh, Layout(schema), tables.segments, tables.samples, self._closing)
+                self._tables.commit(events, placed, segments)
             return events
 
     def seal(self, *, everything: bool = True) -> int:
@@ -404,17 +406,12 @@ class Ledger:
             gone = (
                 []
                 if self.archived or schema is None
-                else discardable(self._segments, Layout(schema).capacity(int(self._meta["segment_bytes"])), samples)
+                else discardable(self._tables.segments, Layout(schema).capacity(int(self._tables.meta["segment_bytes"])), samples)
             )
             if not gone:
                 return 0
             with self._writing():
-                self._db.execute("BEGIN IMMEDIATE")
-                self._put_segments(gone)
-                failpoints.hit("ledger.discard_before_commit")
-                self._db.execute("COMMIT")
-                failpoints.hit("ledger.discard_committed")
-                self._segments.update({s.number: s for s in gone})
+                self._tables.move(gone, "discard")
             self._drop_reader()
             self._segment_writer.close()
             for segment in gone:
@@ -425,19 +422,6 @@ class Ledger:
 
     # --- inside --------------------------------------------------------------------------------------------
 
-    def _load(self) -> None:
-        db = self._db
-        db.execute("BEGIN")  # one snapshot
-        try:
-            self._meta = database.read_meta(db)
-            self._table = MemberTable(database.read_members(db))
-            self._segments = read_segments(db)
-            last = rows(db, "SELECT seq, chain FROM events ORDER BY seq DESC LIMIT 1")
-            self._seq, self._chain = last[0] if last else (0, 0)
-            self._sample_seq = rows(db, "SELECT coalesce(max(seq), 0) FROM samples")[0][0]
-        finally:
-            db.execute("COMMIT")
-
     def _refresh(self) -> None:
         """Let a read-only ledger see what its writer did since."""
         if self._closed:
@@ -445,7 +429,7 @@ class Ledger:
         if self._writer is None:
             version = rows(self._db, "PRAGMA data_version")[0][0]
             if version != self._version:
-                self._load()
+                self._tables.load()
                 self._version = version
 
     def _writable(self) -> None:
@@ -476,7 +460,7 @@ class Ledger:
         except BaseException:
             self._roll_back()
             try:
-                self._load()  # whether it was committed, only the database knows
+                self._tables.load()  # whether it was committed, only the database knows
             except Exception as error:
                 self._failed = f"The ledger of {self.directory} was interrupted and cannot be read again ({error}); resume the study."
             raise
@@ -489,43 +473,7 @@ class Ledger:
 
     def _set(self, facts: dict[str, object]) -> None:
         with self._writing():
-            self._db.execute("BEGIN IMMEDIATE")
-            for key, value in facts.items():
-                database.write_meta(self._db, key, value)
-            failpoints.hit("ledger.before_meta_commit")
-            self._db.execute("COMMIT")
-            failpoints.hit("ledger.after_meta_commit")
-            self._meta.update(facts)
-
-    def _commit(self, events: Sequence[Event], samples: Sequence[SampleRow] = (), segments: Sequence[Segment] = ()) -> None:
-        db, trial = self._db, self._table.trial()
-        bodies = [encode(event) for event in events]
-        for body in bodies:
-            trial.apply(decode(body))  # what a replay will see, to the last bit
-        seq, chain = self._seq, self._chain
-        event_rows = []
-        for body in bodies:
-            seq += 1
-            chain = database.chain(seq, body, chain)
-            event_rows.append((seq, body, chain))
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT INTO events VALUES (?, ?, ?)", event_rows)
-        db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(*row, database.sample_crc(row)) for row in samples])
-        db.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(database.member_row, trial.rows.values()))
-        self._put_segments(segments)
-        failpoints.hit("ledger.before_commit")
-        db.execute("COMMIT")
-        failpoints.hit("ledger.after_commit")
-        self._table.merge(trial)
-        self._seq, self._chain = seq, chain
-        self._sample_seq += len(samples)
-        self._segments.update({s.number: s for s in segments})
-
-    def _put_segments(self, segments: Sequence[Segment]) -> None:
-        self._db.executemany(
-            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)",
-            [(s.number, s.records, s.archive_step, s.archive_state, s.crc) for s in segments],
-        )
+            self._tables.note(facts)
 
     def _next_to_seal(self, everything: bool) -> Segment | None:
         with self._lock:
@@ -533,8 +481,8 @@ class Ledger:
             schema = self.schema()
             if schema is None:
                 return None
-            capacity = Layout(schema).capacity(int(self._meta["segment_bytes"]))
-            for segment in self._segments.values():
+            capacity = Layout(schema).capacity(int(self._tables.meta["segment_bytes"]))
+            for segment in self._tables.segments.values():
                 if not segment.moved and segment.records and (everything or segment.records >= capacity):
                     self._closing = segment.number
                     self._segment_writer.close()
@@ -545,9 +493,9 @@ class Ledger:
         with self._lock:
             schema = self.schema()
             assert schema is not None
-            state = archive_state(self._segments)
+            state = archive_state(self._tables.segments)
             members = self._members_by_number()
-            step = sum(s.sealed for s in self._segments.values())
+            step = sum(s.sealed for s in self._tables.segments.values())
         layout = Layout(schema)
         with contextlib.closing(DataReader(self.directory, layout, self._db)) as reader:
             records = reader.read(segment.number, np.arange(segment.records), schema.names)
@@ -559,12 +507,7 @@ class Ledger:
         with self._lock:
             self._writable()
             with self._writing():
-                self._db.execute("BEGIN IMMEDIATE")
-                self._put_segments([sealed])
-                failpoints.hit("ledger.seal_before_commit")
-                self._db.execute("COMMIT")
-                failpoints.hit("ledger.seal_committed")
-                self._segments[sealed.number] = sealed
+                self._tables.move([sealed], "seal")
             self._drop_reader()
         path_of(self.directory, segment.number).unlink(missing_ok=True)
         failpoints.hit("ledger.seal_removed")
@@ -576,14 +519,14 @@ class Ledger:
             self._reader = None
 
     def _clean_up(self) -> None:
-        dropped = drop_leftovers(self.directory, self._segments, self.schema())
+        dropped = drop_leftovers(self.directory, self._tables.segments, self.schema())
         if dropped:
             _log.warning("%d bytes that a crash left in %s were dropped; none of them had been acknowledged.", dropped, self.directory)
-            self._set({"torn_bytes_dropped": int(self._meta.get("torn_bytes_dropped", 0)) + dropped})
+            self._set({"torn_bytes_dropped": int(self._tables.meta.get("torn_bytes_dropped", 0)) + dropped})
 
     def _members_by_number(self) -> dict[int, Member]:
         self._refresh()
-        return {row.number: row.member for row in self._table}
+        return {row.number: row.member for row in self._tables.members}
 
     def _numbers_of(self, members: Sequence[str] | None) -> str | None:
         """The members' numbers as JSON for ``_sample_rows``; of all that are not revoked if none are named."""
