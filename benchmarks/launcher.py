@@ -72,6 +72,18 @@ def rate(root: Path, n: int, slots: int) -> float:
         return n / (time.perf_counter() - begun)
 
 
+def disk_us(root: Path, n: int = 500) -> dict[str, float]:
+    """What the file system takes for a directory and for a file: on some, most of what a quick member costs."""
+    root.mkdir()
+    begun = time.perf_counter()
+    for i in range(n):
+        os.mkdir(root / str(i))
+    made = time.perf_counter()
+    for i in range(n):
+        (root / str(i) / "file").write_bytes(b"x" * 200)
+    return {"directory_us": round(1e6 * (made - begun) / n, 1), "file_us": round(1e6 * (time.perf_counter() - made) / n, 1)}
+
+
 def warm_rate(root: Path, n: int, slots: int, reuse: int) -> float:
     """No-op Python members per second in warm processes that run ``reuse`` members each; 0 is without them."""
     (root / "noop.py").write_text("def run():\n    return {'y': 1.0}\n")
@@ -280,6 +292,7 @@ def main() -> None:
             "python": platform.python_version(),
             "no_op_programs_per_s": [round(r) for r in rates],
             "no_op_python_members_per_s_warm": warm,
+            "file_system": disk_us(root / "disk"),
             "submit_to_running": spread(latency(root / "latency", n)),
             "cancel_to_gone_with_child": spread(cancel(root / "plain", n, plain, 2.0)),
             "cancel_to_gone_child_ignores_sigterm_grace_0": spread(cancel(root / "stubborn", n, stubborn, 0.0)),

@@ -155,7 +155,7 @@ class LocalLauncher:
             raise LaunchError(f"Member {job.member} asks for {job.gpus} GPU(s); {len(self._free_gpus)} of launcher.gpus are free.")
         check_program(job, {**os.environ, **job.env} if "PATH" in job.env else os.environ)
         make_directory(job)
-        env = {**dict.fromkeys(THREADS, str(threads)), **job.env, DIRECTORY: str(job.directory.resolve())}
+        env = {**dict.fromkeys(THREADS, str(threads)), **job.env, DIRECTORY: os.path.realpath(job.directory)}
         gpus = [self._free_gpus.pop(0) for _ in range(job.gpus)]
         if self._gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -62,6 +62,10 @@ class Line:
         Raises:
             OSError: nobody listens.
         """
+        with contextlib.suppress(BlockingIOError):
+            data = data[self.channel.send(data) :]
+        if not data:
+            return
         self.channel.settimeout(_SEND_S)
         try:
             self.channel.sendall(data)

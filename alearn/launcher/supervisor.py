@@ -59,7 +59,7 @@ class Output:
         limit: bytes.
         keep: bytes of the end that are kept in memory too.
         source: the reading end of a pipe that outlives this log; None makes one of its own, whose writing end is ``sink``.
-            With a pipe that lasts, the file is made only when something comes: making files is what a quick member would
+            It does not block. With a pipe that lasts, the file is made only when something comes: making files is what a quick member would
             spend most of its time on.
     """
 
@@ -74,7 +74,8 @@ class Output:
         if not self.lasting:
             self._make()
         self.source, self.sink = (source, -1) if source is not None else os.pipe()
-        os.set_blocking(self.source, False)
+        if not self.lasting:
+            os.set_blocking(self.source, False)
 
     def drain(self, most: int = 16 * CHUNK) -> bool:
         """Take what has arrived, at most about ``most`` bytes; False at the end of the stream."""

@@ -71,7 +71,7 @@ class Ward:
         channel: the launcher's socket.
         controller: a pidfd of the controller's process.
         work: what the warm process does: takes its end of a stream socket, on which jobs arrive as lines, answers each that it
-            survives by a line of JSON (``code``, ``core_s``, ``max_rss``), and never returns.
+            survives by a line of JSON (``code``, ``core_s``, ``max_rss``, ``alone``: it has no children), and never returns.
     """
 
     def __init__(self, channel: int, controller: int | None, work: Callable[[socket.socket], None]) -> None:
@@ -88,6 +88,7 @@ class Ward:
         self.answer = b""
         self.accounted = 0.0
         self.oom_before, self.oom_read = oom_kills(), time.monotonic()
+        self.brood: int | None = None
 
     def run(self) -> None:
         """Serve until the warm process has ended and its last member was reported."""
@@ -99,6 +100,8 @@ class Ward:
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         self.line = self._start()
+        with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
+            self.brood = os.open(f"/proc/self/task/{self.me}/children", os.O_RDONLY | os.O_CLOEXEC)
         if not self._tell({"started": self.worker}):  # cancelled while the simulation was still being imported
             proctree.slay(self._tree, self._ours)
             return
@@ -171,7 +174,6 @@ class Ward:
 
     def _begin(self, job: bytes) -> None:
         spec = json.loads(job)
-        self.turn = _Turn(spec, self.out, self.err)
         now = time.monotonic()
         if now - self.oom_read > OOM_READ_S:
             self.oom_before, self.oom_read = oom_kills(), now
@@ -180,6 +182,7 @@ class Ward:
             self.line.sendall(job + b"\n")
         except OSError:  # it ended while it was idle; the next turn of the loop sees that
             pass
+        self.turn = _Turn(spec, self.out, self.err)  # while the other begins
 
     def _answered(self) -> bool:
         """Read the warm process's line; False once it has ended."""
@@ -213,6 +216,9 @@ class Ward:
 
     def _strays(self) -> list[int]:
         """What the member started and is still there."""
+        alone = self.turn is not None and self.turn.said is not None and self.turn.said["alone"]
+        if alone and self.brood is not None and os.pread(self.brood, 64, 0) == b"%d " % self.worker:  # nor did any come up to us
+            return []
         return [pid for pid in self._tree() if pid != self.worker]
 
     def _ours(self, pid: int) -> bool:
@@ -311,16 +317,20 @@ class Ward:
             "max_rss": said["max_rss"],
             "ended_at": time.time(),
         }
-        write_record(turn.directory, record)
+        if cause != "done":  # of what went well the launcher is told, and making a file takes as long as all the rest
+            write_record(turn.directory, record)
         self._tell({"exit": record, "idle": idle})
 
     def _tell(self, fact: dict[str, Any]) -> bool:
         """Say something to the launcher; False if nobody is left to hear it (an exit record is on disk)."""
-        os.set_blocking(self.channel, True)
+        said = json.dumps(fact).encode() + b"\n"
         try:
-            os.write(self.channel, json.dumps(fact).encode() + b"\n")
+            with contextlib.suppress(BlockingIOError):
+                said = said[os.write(self.channel, said) :]
+            if said:  # the launcher is behind
+                os.set_blocking(self.channel, True)
+                os.write(self.channel, said)
+                os.set_blocking(self.channel, False)
         except OSError:
             return False
-        finally:
-            os.set_blocking(self.channel, False)
         return True

@@ -38,29 +38,33 @@ def work(function: Callable[..., Any], target: str, reuse: int, line: socket.soc
     """
     _own_randomness()
     jobs = line.makefile("rb")
-    inherited: dict[str, str] = dict(os.environ)
+    inherited: dict[bytes, bytes] = dict(os.environb)
     threads = threading.active_count()
+    before = _spent()
     for served in range(1, reuse + 1):
         job = jobs.readline()
         if not job:
             break
-        before = _spent()
         code = _run(function, target, json.loads(job), inherited)
         traces = code != 0 or threading.active_count() > threads
         if traces or served == reuse:
             _leave(code)
+        alone = _alone()
         after = _spent()
-        answer = {"code": code, "core_s": after[0] - before[0], "max_rss": after[1]}
+        answer = {"code": code, "core_s": after[0] - before[0], "max_rss": after[1], "alone": alone}
         line.sendall(json.dumps(answer).encode() + b"\n")
+        before = after
     _leave(0)
 
 
-def _run(function: Callable[..., Any], target: str, job: Mapping[str, Any], inherited: Mapping[str, str]) -> int:
+def _run(function: Callable[..., Any], target: str, job: Mapping[str, Any], inherited: Mapping[bytes, bytes]) -> int:
     """Run one member as a process of its own would; returns its exit code."""
-    wanted = {**inherited, **job["env"], TAG: job["tag"]}
-    for name in os.environ.keys() - wanted.keys():
-        del os.environ[name]
-    os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
+    given = {**job["env"], TAG: job["tag"]}
+    wanted = {**inherited, **{os.fsencode(name): os.fsencode(value) for name, value in given.items()}}
+    present = dict(os.environb)
+    for name in present.keys() - wanted.keys():
+        del os.environb[name]
+    os.environb.update({name: value for name, value in wanted.items() if present.get(name) != value})
     os.chdir(job["directory"])
     arguments = job["warm"]
     sys.argv = [sys.argv[0], *arguments]
@@ -80,6 +84,16 @@ def _run(function: Callable[..., Any], target: str, job: Mapping[str, Any], inhe
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # the user's code may have closed it
                 stream.flush()
+
+
+def _alone() -> bool:
+    """Whether nothing that the member started lives on; what has ended and was not waited for is laid to rest."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def _leave(code: int) -> NoReturn:

@@ -99,10 +99,10 @@ def _steered(run: Run, steps: Generator[Any, Any, Any], terminator: _Terminator)
 
 def _connect(options: Mapping[str, Any]) -> Run:
     given = json.loads(os.environ.get("ALEARN_PARAMETERS", "{}"))  # counts outside a study too, to try a member by hand
-    environ = dict(os.environ)
-    if rank(environ):
-        environ.pop("ALEARN_STREAM", None)  # all ranks run, the first one speaks for the member
-    return connect(default=given, steps_total=int(options.get("steps", 0)), environ=environ)
+    steps = int(options.get("steps", 0))
+    if rank():  # all ranks run, the first one speaks for the member
+        return connect(default=given, steps_total=steps, environ={k: v for k, v in os.environ.items() if k != "ALEARN_STREAM"})
+    return connect(default=given, steps_total=steps)
 
 
 def drive_python(target: str, options: Mapping[str, Any], function: Callable[..., Any] | None = None) -> int:

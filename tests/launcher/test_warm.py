@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alearn.errors import ConfigError
-from alearn.launcher import Job, LocalLauncher
+from alearn.launcher import Job, LocalLauncher, past_exit
 from alearn.launcher.proctree import children, descendants, parent
 from alearn.simulation import PythonSimulation
 from alearn.testing.launcher import LauncherConformance, alive, collect, eventually
@@ -196,7 +196,7 @@ def test_kill_nine_of_the_controller_ends_warm_processes(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from alearn.launcher import Job, LocalLauncher
+from alearn.launcher import Job, LocalLauncher, past_exit
 from alearn.simulation import PythonSimulation
 command = PythonSimulation({str(tmp_path / "warm_simulation.py")!r} + ":run").command({{"code": "import time; time.sleep(120)"}})
 launcher = LocalLauncher(slots=1, warm=True, reuse=5)
@@ -215,3 +215,18 @@ time.sleep(60)
         controller.wait()
         controller.stdout.close()
     eventually(lambda: not any(map(alive, family)), "the warm processes to be gone")
+
+
+def test_an_ended_child_that_nobody_waited_for_holds_nothing_up(launcher, tmp_path):
+    code = "import os, time\nif os.fork() == 0: os._exit(0)\ntime.sleep(0.1)"
+    for n in range(2):
+        launcher.submit(warm_job(tmp_path, f"m{n}", code))
+        gone = collect(launcher, 1)[f"m{n}"]
+        assert (gone.cause, gone.detail) == (ExitCause.DONE, "")
+
+
+def test_only_a_bad_end_leaves_a_record_on_disk(launcher, tmp_path):
+    for member, code in (("good", "pass"), ("bad", "raise KeyError(1)")):
+        launcher.submit(warm_job(tmp_path, member, code))
+        collect(launcher, 1)
+    assert [past_exit(tmp_path / member) is None for member in ("good", "bad")] == [True, False]
