@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from alearn.surrogate.ensemble import DeepEnsemble
     from alearn.surrogate.gp import ExactGP
     from alearn.surrogate.lastlayer import DistanceAware, LastLayerLaplace, VariationalLastLayer
+    from alearn.surrogate.population import Population
     from alearn.surrogate.snapshot import SnapshotInfo, load_snapshot, save_snapshot
     from alearn.surrogate.svgp import SparseGP
     from alearn.surrogate.trajectory import OverTime
@@ -35,6 +36,7 @@ _WHERE = {
     "Surrogate": "base",
     "Calibrator": "calibration",
     "DeepEnsemble": "ensemble",
+    "Population": "population",
     "ExactGP": "gp",
     "OverTime": "trajectory",
     "SnapshotInfo": "snapshot",
@@ -59,6 +61,7 @@ __all__ = [
     "ExactGP",
     "OnlineSurrogate",
     "OverTime",
+    "Population",
     "Prediction",
     "SnapshotInfo",
     "Surrogate",

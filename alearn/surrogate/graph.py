@@ -14,8 +14,10 @@ from alearn.surrogate.auto import AutoSurrogate
 from alearn.surrogate.base import Surrogate
 from alearn.surrogate.ensemble import DeepEnsemble
 from alearn.surrogate.gp import ExactGP
+from alearn.surrogate.population import Population
+from alearn.surrogate.stacked import Stacked
 
-EXPORTABLE = ("ensemble", "gp", "auto (whichever of these leads)")
+EXPORTABLE = ("ensemble", "population", "gp", "auto (whichever of these leads)")
 
 
 def graph_of(surrogate: Surrogate) -> nn.Module:
@@ -27,19 +29,27 @@ def graph_of(surrogate: Surrogate) -> nn.Module:
     if isinstance(surrogate, AutoSurrogate):
         return graph_of(surrogate.leader)
     if isinstance(surrogate, DeepEnsemble):
-        return EnsembleGraph(surrogate)
+        return EnsembleGraph(surrogate, surrogate.average, surrogate.prior)
+    if isinstance(surrogate, Population):
+        return EnsembleGraph(surrogate, surrogate.answer(), None)
     if isinstance(surrogate, ExactGP):
         return GPGraph(surrogate)
     raise AlearnError(f"A {type(surrogate).__name__} cannot be exported; those that can be are {', '.join(EXPORTABLE)}.")
 
 
 class EnsembleGraph(nn.Module):
-    """The averaged networks of a deep ensemble, their mean, and their calibrated spread with the learned noise."""
+    """The averaged networks of an ensemble, their mean, and their calibrated spread with the learned noise.
 
-    def __init__(self, ensemble: DeepEnsemble) -> None:
+    Args:
+        ensemble: whose they are.
+        net: the networks that answer.
+        prior: fixed networks added to them.
+    """
+
+    def __init__(self, ensemble: DeepEnsemble | Population, net: Stacked, prior: Stacked | None) -> None:
         super().__init__()
-        self.m, self.noisy, self.estimators = ensemble.m, ensemble.variance_heads, ensemble.estimators
-        self.net, self.prior, self.scaling = ensemble.average, ensemble.prior, ensemble.scaling
+        self.m, self.noisy, self.estimators = ensemble.m, ensemble.variance_heads, net.estimators
+        self.net, self.prior, self.scaling = net, prior, ensemble.scaling
         self.register_buffer("factor", ensemble.factor.double())
         self.factor: Tensor
 

@@ -25,6 +25,7 @@ from alearn.surrogate.stacked import Stacked
 
 CHUNK = 512  # rows evaluated at a time: the hidden layers of all estimators stay in the cache
 EMA_EVERY = 4
+BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,13 @@ class NetworkSurrogate(OnlineSurrogate):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.factor: Tensor
         self.updates: Tensor
-        params = [p for p in net.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.99), weight_decay=self._weight_decay, fused=True)
+        self._optimizer = self._make_optimizer()
         self._done = 0
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW for the networks; a group's ``share`` is its learning rate over ``lr``."""
+        params = [p for p in self.net.parameters() if p.requires_grad]
+        return torch.optim.AdamW([{"params": params, "share": 1.0}], lr=self.lr, betas=BETAS, weight_decay=self._weight_decay, fused=True)
 
     @property
     def estimators(self) -> int:
@@ -123,6 +128,14 @@ class NetworkSurrogate(OnlineSurrogate):
     def _follow(self, x: Tensor, y: Tensor, w: Tensor) -> None:
         """What is to be done after one update on these rows."""
         return
+
+    def _hand_over(self) -> None:
+        """Hand the gradients to the optimiser, where it does not step the networks' own tensors."""
+        return
+
+    def _told(self, losses: Tensor) -> Tensor:
+        """What an update says of its ``K`` losses: their mean."""
+        return losses.mean()
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -188,8 +201,11 @@ class NetworkSurrogate(OnlineSurrogate):
     def _prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         x = self.scaling.inputs(batch.X).float()
         y = self.scaling.outputs(batch.Y.double()).float()
-        boot = bootstrap_weights(self.bootstrap, self.seed, self.estimators, batch.groups)
-        return x, y, boot * batch.weights.float()
+        return x, y, self._bootstrap(batch.groups) * batch.weights.float()
+
+    def _bootstrap(self, groups: Tensor) -> Tensor:
+        """The bootstrap weights of ``n`` rows in every network, ``K x n``."""
+        return bootstrap_weights(self.bootstrap, self.seed, self.estimators, groups)
 
     def _draw_and_step(self, x: Tensor, y: Tensor, w: Tensor, rate: float) -> Tensor:
         n = len(x)
@@ -199,18 +215,19 @@ class NetworkSurrogate(OnlineSurrogate):
         return self._step(x[index], y[index], w[:, index], rate)
 
     def _step(self, x: Tensor, y: Tensor, w: Tensor, rate: float) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         loss = self._loss(self.net, x, y, w)
         # the sum over estimators: each one's gradient is then that of its own loss
         loss.sum().backward()
-        self._optimizer.param_groups[0]["lr"] = rate
+        self._hand_over()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
         self._optimizer.step()
         self._done += 1
         self.updates.fill_(self._done)
         if self._done % EMA_EVERY == 0:
             self._copy_average(min(1.0, EMA_EVERY / min(self.horizon, 1 + 0.1 * self._done)))
-        mean: Tensor = loss.detach().mean()
-        return mean
+        return self._told(loss.detach())
 
     @torch.no_grad()
     def _mean_loss(self, x: Tensor, y: Tensor, w: Tensor) -> float:

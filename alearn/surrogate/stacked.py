@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from alearn.errors import ConfigError, UnknownName
 
@@ -147,6 +148,16 @@ class StackedMLP(Stacked):
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.biases[-1], self.features(x), self.weights[-1])
 
+    @torch.no_grad()
+    def keep(self, index: Tensor) -> None:
+        """Leave only the networks named by ``index``."""
+        self.estimators = len(index)
+        for stack in (self.weights, self.biases):
+            for i, tensor in enumerate(stack):
+                stack[i] = nn.Parameter(tensor[index].clone(), requires_grad=tensor.requires_grad)
+        if self.frequency is not None and self.phase is not None:
+            self.frequency, self.phase = self.frequency[index].clone(), self.phase[index].clone()
+
     def features(self, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """The last hidden layer, ``K x n x width``.
 
@@ -154,7 +165,7 @@ class StackedMLP(Stacked):
             x: ``n x inputs`` or ``K x n x inputs``.
             masks: what each hidden layer is multiplied by, ``depth`` tensors that broadcast to ``K x n x width``; None is nothing.
         """
-        h = x if x.ndim == 3 else x.expand(self.estimators, *x.shape)
+        h = x if x.ndim == 3 else x.expand(len(self.weights[0]), *x.shape)
         if self.frequency is not None and self.phase is not None:
             h = torch.cat([h, torch.sin(torch.baddbmm(self.phase, h, self.frequency))], dim=-1)
         for i in range(self.depth):
@@ -188,6 +199,69 @@ class StackedMLP(Stacked):
     @torch.no_grad()
     def shift_output(self, first: int, by: Tensor) -> None:
         self.biases[-1][..., first:] += by.to(self.biases[-1])
+
+
+@final
+class StackedMany(Stacked):
+    """Stacks of several shapes side by side: as many batched products as there are shapes.
+
+    Args:
+        parts: the stacks by name, in the order in which their networks are counted.
+    """
+
+    def __init__(self, parts: Mapping[str, StackedMLP]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.estimators = sum(part.estimators for part in parts.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts.values()])
+
+    def of(self, x: Tensor, index: Tensor) -> Tensor:
+        """What the networks named by the ascending ``index`` alone make of ``n x inputs``."""
+        out = []
+        for _, part, mine in self._split(index):
+            if len(mine) == part.estimators:
+                out.append(part(x))
+            elif len(mine):
+                tensors = itertools.chain(part.named_parameters(), part.named_buffers())
+                out.append(functional_call(part, {name: tensor[mine] for name, tensor in tensors}, (x,)))
+        return torch.cat(out)
+
+    def keep(self, index: Tensor) -> None:
+        """Leave only the networks named by the ascending ``index``; a stack without any goes."""
+        for name, part, mine in self._split(index):
+            if len(mine):
+                part.keep(mine)
+            else:
+                del self.parts[name]
+        self.estimators = len(index)
+
+    def _split(self, index: Tensor) -> list[tuple[str, StackedMLP, Tensor]]:
+        """The stacks, each with its own part of the index."""
+        found = []
+        first = 0
+        for name, part in self.parts.items():
+            assert isinstance(part, StackedMLP)
+            last = first + part.estimators
+            found.append((name, part, index[(index >= first) & (index < last)] - first))
+            first = last
+        return found
+
+    def _stacks(self) -> list[StackedMLP]:
+        return [part for part in self.parts.values() if isinstance(part, StackedMLP)]
+
+    def rescale_input(self, column: int, old: tuple[float, float], new: tuple[float, float]) -> None:
+        for part in self._stacks():
+            part.rescale_input(column, old, new)
+
+    def rescale_output(self, outputs: int, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> None:
+        for part in self._stacks():
+            part.rescale_output(outputs, old, new)
+
+    def shift_output(self, first: int, by: Tensor) -> None:
+        for part in self._stacks():
+            part.shift_output(first, by)
 
 
 @final
