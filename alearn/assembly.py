@@ -41,8 +41,11 @@ from alearn.simulation.base import Recorded, Settled, Simulation
 from alearn.simulators.reference import Reference, load_reference
 from alearn.space import Space
 from alearn.space.designs import DESIGNS, initial_design
+from alearn.surrogate import Surrogate
+from alearn.surrogate.base import Parallel
 from alearn.trainer import InlineTrainer
 from alearn.trainer.inline import device_of
+from alearn.trainer.placing import Placing
 from alearn.transform import Planner
 from alearn.transport.base import Following, Reader
 from alearn.transport.transformed import TransformedReader
@@ -163,22 +166,7 @@ class Rooms:
 
     def make_trainer(self, schema: Schema) -> InlineTrainer:
         """The trainer, once the first hello has told what a step carries."""
-        c = self.config
-        trainer: InlineTrainer = build(
-            "trainer",
-            c.trainer.name,
-            c.trainer.options,
-            space=self.space,
-            schema=schema if self.transformed is None else self.transformed.learned(schema),
-            surrogate=c.surrogate.name,
-            surrogate_options=c.surrogate.options,
-            buffer=c.buffer.name,
-            buffer_options=c.buffer.options,
-            outputs=c.outputs,
-            over_t=c.t_is_input is not False,
-            seed=c.seed,
-        )
-        return trainer
+        return make_trainer(self.config, self.space, schema if self.transformed is None else self.transformed.learned(schema))
 
     @property
     def transformed(self) -> TransformedReader | None:
@@ -206,19 +194,62 @@ def check(config: Config) -> None:
     make_simulation(config).check(space.names)
     if config.simulation.options.get("format") == "adios2" and config.transport.name not in ADIOS2:
         raise ConfigError(f"simulation.format=adios2 needs transport={' or '.join(ADIOS2)}; transport is '{config.transport.name}'.")
-    if config.transport.name == "redis":  # a server that is not there is told before a study is made
-        _build("transport", config.transport).close()
+    _build("transport", config.transport).close()  # a wrong option, or a server that is not there, is told before a study is made
     find_reference(config, space)
     if config.design.data is not None:
         read_past(Path(config.design.data), space)
     _build("acquisition", config.acquisition, seed=config.seed)
     config.transform.check()
     make_monitors(config)
-    device_of(str(config.trainer.options.get("device", "auto")))
     for room in ("kill", "buffer"):
         _build(room, getattr(config, room), seed=config.seed)
     d = space.d + 1
-    _build("surrogate", config.surrogate, d=d, m=1, over_t=True, seed=config.seed)
+    surrogate = _build("surrogate", config.surrogate, d=d, m=1, over_t=True, seed=config.seed)
+    check_placing(config, surrogate)
+
+
+def check_placing(config: Config, surrogate: Surrogate) -> None:
+    """Whether the learner can run where ``trainer.placement`` says.
+
+    Raises:
+        ConfigError: it cannot; one sentence.
+    """
+    placing, options = Placing.of(config.trainer.options)
+    for rank in range(placing.ranks):
+        device_of(placing.device(str(options.get("device", "auto")), rank))
+    if placing.placement == "ddp" and not isinstance(surrogate, Parallel):
+        raise ConfigError(
+            f"trainer.placement=ddp averages the gradients of networks, and surrogate={config.surrogate.name} has none to average; "
+            "choose surrogate=ensemble or dropout, or trainer.placement=process."
+        )
+    if placing.placement == "ddp" and config.archive == "none":
+        raise ConfigError("trainer.placement=ddp needs an archive, from which each rank reads its share; archive is none.")
+    launcher = config.launcher.options
+    needed, have = placing.processes * int(options.get("threads", 1)), int(launcher.get("learner_cores", 1))
+    if launcher.get("placement") == "space" and needed > have:
+        raise ConfigError(
+            f"The learner's {placing.processes} process(es) of trainer.threads={options.get('threads', 1)} need {needed} cores, and "
+            f"launcher.learner_cores is {have}; raise that, or set launcher.placement=free."
+        )
+
+
+def make_trainer(config: Config, space: Space, schema: Schema) -> InlineTrainer:
+    """The trainer of a study whose steps are learned from as ``schema`` says."""
+    trainer: InlineTrainer = build(
+        "trainer",
+        config.trainer.name,
+        Placing.of(config.trainer.options)[1],
+        space=space,
+        schema=schema,
+        surrogate=config.surrogate.name,
+        surrogate_options=config.surrogate.options,
+        buffer=config.buffer.name,
+        buffer_options=config.buffer.options,
+        outputs=config.outputs,
+        over_t=config.t_is_input is not False,
+        seed=config.seed,
+    )
+    return trainer
 
 
 def make_simulation(config: Config) -> Any:

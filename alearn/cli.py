@@ -27,7 +27,7 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn watch DIR                the same, until it ends
   alearn report DIR               write report.html again, from what is stored
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
-  alearn predict DIR --csv FILE   the surrogate's mean and standard deviation
+  alearn predict DIR --csv FILE [--fields FILE.npz]   the surrogate's mean and standard deviation
   alearn export DIR --to FOLDER   the surrogate for other programs: torch.export, ONNX, and a card that says what it is
   alearn why DIR [MEMBER]         why a member was chosen, and what became of it
   alearn verify DIR               check every checksum of ledger, archive and snapshots
@@ -245,10 +245,12 @@ def _export_archive(words: list[str]) -> int:
     parser.add_argument("--box", action="append", default=[], metavar="NAME=LOW:HIGH", help="only members in this box (once for each)")
     parser.add_argument("--member", action="append", metavar="MEMBER", help="only this member (may be repeated)")
     parser.add_argument("--field", action="append", metavar="FIELD", help="only this field (may be repeated)")
+    parser.add_argument("--encoded", action="store_true", help="as it is stored: coefficients, where a codec made some of a field")
     args = parser.parse_args(words)
     from alearn.ledger.export import export_archive, parse_box, summary
 
-    out = export_archive(args.directory, args.to, args.out, box=parse_box(args.box), members=args.member, fields=args.field)
+    box = parse_box(args.box)
+    out = export_archive(args.directory, args.to, args.out, box=box, members=args.member, fields=args.field, decode=not args.encoded)
     print(summary(out, args.to))
     return 0
 
@@ -272,10 +274,11 @@ def _predict(words: list[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a column for each parameter")
     parser.add_argument("--t", type=float, action="append", metavar="T", help="only this simulation time (may be repeated)")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser.add_argument("--fields", type=Path, metavar="FILE.npz", help="write whole fields, mean and standard deviation, into this file")
     args = parser.parse_args(words)
     from alearn.predict import predict_command
 
-    return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json)
+    return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json, fields=args.fields)
 
 
 def _why(words: list[str]) -> int:

@@ -483,5 +483,3 @@ if find_spec("adios2") is not None:
     CARRIERS |= {"adios2 SST": (AdiosReader, write_adios), "adios2 BP5": (Bp5Reader, write_adios)}
 ALONE = ("adios2 SST", "adios2 BP5")
 """Measured with one writer only."""
-CROWD = ("alearn", "raw Unix socket", "pipe", "pyzmq acked")
-"""Measured with 32 writers too: every carrier's writers are processes that are there at the same time."""

@@ -30,6 +30,7 @@ def export_archive(
     box: Mapping[str, Any] | None = None,
     members: Sequence[str] | None = None,
     fields: Sequence[str] | None = None,
+    decode: bool = True,
 ) -> Path:
     """Copy a study's samples into a Zarr store or a netCDF file that xarray, and anything else, opens; also while it runs.
 
@@ -43,6 +44,7 @@ def export_archive(
         box: see ``open_archive``.
         members: see ``open_archive``.
         fields: see ``open_archive``.
+        decode: undo the study's codecs, so that other programs find the fields themselves; False copies what is stored.
 
     Returns:
         The target.
@@ -62,7 +64,7 @@ def export_archive(
         raise ConfigError(f"{target} is there already; remove it or choose another name.")
     from alearn.ledger.dataset import open_archive
 
-    dataset = open_archive(directory, box=box, members=members, fields=fields)
+    dataset = open_archive(directory, box=box, members=members, fields=fields, decode=decode)
     if not dataset.sizes.get("member"):
         raise ConfigError(f"There is nothing to export from {directory}: no member with samples is selected.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ class Pipeline:
                     f"The raw field '{taken}' is to be kept as '{taken}_raw', which the steps carry already; rename that field."
                 )
             out = Schema((*out.fields, *(_raw(f) for f in kept)))
-        self._raw, self._out = given, out
+        self._out, self._raw = out, given  # in this order: another thread that finds the one finds the other
         return out
 
     def apply(self, values: Values) -> dict[str, Array]:

@@ -1,11 +1,11 @@
 """Where transforms run: a small performance model, fitted on the first members, that chooses writer or reader.
 
-A time step costs its member ``solve + put(bytes) [+ transform]`` and the reader's loop ``handle(bytes) [+ transform]``. Members
-work side by side, the loop does one step after the other, and each waits for the other only through a full window. So a
-study needs, in seconds a step,
+A time step costs its member ``solve + put(bytes) [+ transform]``, the reader's loop ``handle(bytes)``, and the thread beside it
+the transform, if it is not the member's. Members work side by side, loop and thread do one step after the other, and each waits
+for the others only through a full window. So a study needs, in seconds a step,
 
     at the writer:  max((solve + put(out) + transform at a member) / members, handle(out))
-    at the reader:  max((solve + put(raw)) / members, handle(raw) + read share * transform at the reader)
+    at the reader:  max((solve + put(raw)) / members, handle(raw), read share * transform at the reader)
 
 with ``put`` and ``handle`` straight lines in the bytes. The first members run by turns in both ways; medians of what they
 measured, and a fit to the turns of the loop, give every constant. What a turn of the loop costs however many steps it takes
@@ -73,9 +73,9 @@ class Costs:
         return self.solve_s + self.put_s + self.put_s_per_byte * sent + (self.writer_s if at == "writer" else 0.0)
 
     def loop(self, at: Place) -> float:
-        """Seconds that a step costs the reader's loop."""
+        """Seconds that a step costs the reader: its loop, or the thread that transforms beside it."""
         sent = self.out if at == "writer" else self.raw
-        return self.handle_s + self.handle_s_per_byte * sent + (self.read * self.reader_s if at == "reader" else 0.0)
+        return max(self.handle_s + self.handle_s_per_byte * sent, self.read * self.reader_s if at == "reader" else 0.0)
 
 
 def predict(costs: Costs) -> dict[Place, float]:
@@ -265,7 +265,7 @@ class Planner:
                 continue
             handle_s, handle_b = self._handling()
             loop = handle_s + handle_b * (self.out if at == "writer" else self.raw)
-            loop += self._read * statistics.median(seen.transform) if seen.transform else 0.0
+            loop = max(loop, self._read * statistics.median(seen.transform) if seen.transform else 0.0)
             out[at] = max(sum(seen.member()) / max(1, self._members()), loop)
         return out
 

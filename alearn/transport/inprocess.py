@@ -11,6 +11,7 @@ from typing import Any
 from alearn import client
 from alearn.errors import TransportError
 from alearn.transport.base import Message
+from alearn.transport.options import check_limits
 from alearn.transport.streams import StreamEngine, StreamLimits
 
 _NUMBERS = itertools.count()
@@ -25,6 +26,9 @@ class InProcessReader:
         deadline_s: how long a writer waits for an acknowledgement before it gives up.
         reconnect_s: how long a writer without a connection tries before it gives up.
         hello_s: how long a new connection may take to introduce itself.
+
+    Raises:
+        ConfigError: an option is out of range.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class InProcessReader:
         reconnect_s: float = 60.0,
         hello_s: float = 5.0,
     ) -> None:
+        check_limits(window_mb=window_mb, queue_mb=queue_mb, deadline_s=deadline_s, reconnect_s=reconnect_s, hello_s=hello_s)
         self._name = f"{os.getpid()}-{next(_NUMBERS)}"
         self._env = {
             "ALEARN_STREAM": f"inprocess:{self._name}",

@@ -23,6 +23,7 @@ from typing import Any
 from alearn.clients.redis import CHUNK, GROUP, data_of, entry, keys, server
 from alearn.errors import ConfigError, MissingDependency, TransportError
 from alearn.transport.base import Message
+from alearn.transport.options import check_limits
 from alearn.transport.socket import study_key
 from alearn.transport.streams import StreamEngine, StreamLimits
 
@@ -77,6 +78,9 @@ class RedisReader:
         directory: Path | None = None,
     ) -> None:
         _check(url, password_file, channel, lease_s)
+        check_limits(
+            window_mb=window_mb, queue_mb=queue_mb, deadline_s=deadline_s, reconnect_s=reconnect_s, hello_s=hello_s, step_mb=step_mb
+        )
         try:
             import redis  # noqa: F401
         except ImportError as error:

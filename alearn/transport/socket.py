@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alearn.errors import ConfigError, TransportError
+from alearn.errors import ConfigError, TransportError, UnknownName
 from alearn.transport.base import Message
 from alearn.transport.certificate import server_context
+from alearn.transport.options import check_limits
 from alearn.transport.streams import StreamEngine, StreamLimits
 
+KINDS = ("unix", "tcp")
 _PATH_LIMIT = 107
 
 
@@ -44,6 +46,10 @@ class SocketReader:
         connections: how many streams may be open at a time.
         step_mb: MiB of the largest step that a schema may announce.
         directory: the study's directory.
+
+    Raises:
+        ConfigError: an option is out of range.
+        TransportError: the address is taken, or cannot be bound.
     """
 
     def __init__(
@@ -65,8 +71,12 @@ class SocketReader:
         step_mb: float = 1024.0,
         directory: Path | None = None,
     ) -> None:
-        if kind not in ("unix", "tcp"):
-            raise ConfigError(f"The socket transport's kind is {kind!r}; 'unix' or 'tcp' is needed.")
+        if kind not in KINDS:
+            raise UnknownName("kind of the socket transport", str(kind), KINDS)
+        check_limits(
+            window_mb=window_mb, queue_mb=queue_mb, deadline_s=deadline_s, reconnect_s=reconnect_s, hello_s=hello_s,
+            connections=connections, step_mb=step_mb,
+        )  # fmt: skip
         self._env = {"ALEARN_WINDOW_MB": f"{window_mb:g}", "ALEARN_DEADLINE_S": f"{deadline_s:g}", "ALEARN_RECONNECT_S": f"{reconnect_s:g}"}
         self._directory: Path | None = None
         self._path: Path | None = None

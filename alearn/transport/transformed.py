@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from alearn.errors import AlearnError, SchemaError
-from alearn.transform.base import Values, listed
+from alearn.transform.base import listed
 from alearn.transform.pipeline import FOLDER, Pipeline, arrays
 from alearn.transform.planner import Place, Planner
 from alearn.transform.pod import POD
 from alearn.transform.writer import COSTS, VARIABLE, spec
 from alearn.transport.base import Broken, End, Hello, Message, Reader
+from alearn.transport.workbench import Announced, Done, Job, Workbench
 from alearn.types import Array, Sample, Schema
 
 log = logging.getLogger(__name__)
@@ -27,16 +27,19 @@ PLAN = "plan.json"
 HOLD_S = 2.0
 """How long the first steps may wait until a codec has as many as it would like to learn from."""
 LOOK_S = 1.0
-STEP_BYTES = 1 << 30
-"""The largest raw step; a stream may announce anything."""
+_BENCH_BYTES = 64 << 20
+"""Bytes of steps that may wait for their transform, before the carrier is asked for no more."""
+_GLANCE_S = 0.005
+"""How long the loop waits for a transform at a time; between two looks it takes in what has come."""
 
 
 @final
 class TransformedReader:
     """Wraps a reader. Steps of writers that transform pass; those of others are transformed here.
 
-    While a codec has nothing to encode with, steps are held back, unacknowledged, until it has seen enough of them or
-    ``HOLD_S`` is over. A stream that does not fit the transforms costs its member, with the reason.
+    The transforms run in a thread beside the loop (``Workbench``). While a codec has nothing to encode with, steps are held back,
+    unacknowledged, until it has seen enough of them or ``HOLD_S`` is over. A stream that does not fit the transforms costs its
+    member, with the reason.
 
     Args:
         reader: the carrier's.
@@ -51,9 +54,10 @@ class TransformedReader:
         self._on_read = on_read
         (directory / FOLDER).mkdir(parents=True, exist_ok=True)
         pipeline.keep_in(directory, learn=True)
+        self._bench = Workbench(pipeline)
         self._attempts: dict[tuple[str, int], Place] = {}
         self._refused: set[tuple[str, int]] = set()
-        self._held: deque[Message] = deque()
+        self._held: deque[Job] = deque()
         self._held_since = 0.0
         self._left = self._prepared_s = 0.0
         self._given: dict[Place, int] = {}
@@ -82,13 +86,27 @@ class TransformedReader:
         return {**self._reader.address(member, attempt), VARIABLE: spec(pipeline, self._directory, costs)}
 
     def poll(self, timeout_s: float, max_messages: int = 256) -> Sequence[Message]:
-        """What arrived, transformed."""
+        """What arrived, transformed.
+
+        Raises:
+            Exception: what a transform raised that is no fault of a stream (a full disk, a bug in it).
+        """
         self._account()
         out: list[Message] = []
-        for message in self._reader.poll(0.0 if self._due() else timeout_s, max_messages):
-            self._sort(message, out)
-        if self._due():
-            self._release(out)
+        until = time.monotonic() + timeout_s
+        while True:
+            left = max(0.0, until - time.monotonic())
+            if self._bench.bytes < _BENCH_BYTES:  # beyond it the writers wait
+                for message in self._reader.poll(0.0 if out or self._due() or self._bench.busy else left, max_messages):
+                    self._sort(message, out)
+            if self._due():
+                held, self._held = list(self._held), deque()
+                self._bench.give([job for job in held if not (job.raw and (job.message.member, job.message.attempt) in self._refused)])
+            wait = min(_GLANCE_S, until - time.monotonic()) if self._bench.busy and not out else 0.0
+            for done in self._bench.take(wait):
+                self._hand_out(done, out)
+            if out or time.monotonic() >= until:
+                break
         self._look()
         self._given = {}
         for message in out:
@@ -110,6 +128,7 @@ class TransformedReader:
     def close(self) -> None:
         """Write the plan down and close the carrier."""
         try:
+            self._bench.close()
             self._save()
         finally:
             self._reader.close()
@@ -120,6 +139,10 @@ class TransformedReader:
         Raises:
             SchemaError: a transform does not fit.
         """
+        with self._bench.using:
+            return self._told(member, steps, units)
+
+    def _told(self, member: str, steps: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> tuple[Schema, list[dict[str, Array]]]:
         raw = Schema.of(steps[0], units) if self.pipeline.raw is None else self.pipeline.raw
         schema = self.pipeline.schema(raw)
         self.planner.sizes(raw.nbytes, schema.nbytes)
@@ -155,45 +178,53 @@ class TransformedReader:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _sort(self, message: Message, out: list[Message]) -> None:
-        """Give a message out, hold it back, or drop it."""
+        """Give a message out, hold it back, hand it to the bench, or drop it."""
         key = (message.member, message.attempt)
-        if isinstance(message, Hello):
-            self._refused.discard(key)
-            opened = self._open(message)
-            out.append(opened)
-            if isinstance(opened, Broken):
-                self._refuse(key)
-        elif isinstance(message, Sample) and key in self._refused:
+        if isinstance(message, Sample) and key in self._refused:
             return
-        elif isinstance(message, Sample) and (self._on_read or self._attempts.get(key) == "writer"):
-            out.append(message)
-        elif isinstance(message, Sample) or any(h.member == message.member for h in self._held):
+        if isinstance(message, Hello) and message.schema.fields:
+            at: Place = "writer" if message.provenance.get("transformed") else "reader"
+            if at == "reader" and self._attempts.get(key) == "writer":
+                self.planner.foreign()
+            self._attempts[key] = at
+        raw = isinstance(message, Sample) and not self._on_read and self._attempts.get(key) != "writer"
+        if raw or any(job.message.member == message.member for job in self._held):
             if not self._held:
                 self._held_since = time.monotonic()
-            self._held.append(message)  # an end waits for the steps before it
+            self._held.append(Job(message, raw))  # an end waits for the steps before it
+        elif self._bench.holds(message.member) or (isinstance(message, Hello) and self._bench.busy and not self._bench.knows(message)):
+            self._bench.give([Job(message)])
         else:
-            if isinstance(message, End):
-                self.planner.ended(self._costs(*key))
-            out.append(message)
+            self._pass(self._bench.announced(message) if isinstance(message, Hello) else message, out)
 
-    def _open(self, hello: Hello) -> Hello | Broken:
-        """What a stream announces, as it will be given out."""
-        key = (hello.member, hello.attempt)
+    def _hand_out(self, done: Done, out: list[Message]) -> None:
+        if done.samples:
+            self.planner.transformed(done.seconds, done.samples)
+        for message in done.messages:
+            self._pass(message, out)
+
+    def _pass(self, message: Message | Announced, out: list[Message]) -> None:
+        """Give a message out, if its stream was not refused meanwhile."""
+        if isinstance(message, Announced):
+            self._refused.discard((message.member, message.hello.attempt))
+            message = self._opened(message)
+        key = (message.member, message.attempt)
+        if isinstance(message, End):
+            self.planner.ended(self._costs(*key))
+        if isinstance(message, (Sample, Broken)) and key in self._refused:
+            return  # a step before it did not fit
+        out.append(message)
+        if isinstance(message, Broken) and message.fault:
+            self._refuse(key)
+
+    def _opened(self, announced: Announced) -> Hello | Broken:
+        """What a stream announces, as it is given out."""
+        hello, given, schema = announced.hello, announced.given, announced.schema
         if not hello.schema.fields:
             return hello
-        raw = hello.provenance.get("transformed")
-        at: Place = "writer" if raw else "reader"
-        if not raw and self._attempts.get(key) == "writer":
-            self.planner.foreign()
-        self._attempts[key] = at
-        try:
-            given = Schema.from_json(json.dumps(raw)) if raw else hello.schema
-            if given.nbytes > STEP_BYTES:
-                raise SchemaError(f"Its raw steps have {given.nbytes} bytes; at most {STEP_BYTES} are transformed.")
-            schema = self.pipeline.schema(given)
-        except AlearnError as error:
-            return Broken(hello.member, hello.attempt, str(error), fault=True)
-        if raw and schema != hello.schema:
+        if schema is None:
+            return Broken(hello.member, hello.attempt, announced.why, fault=True)
+        if hello.provenance.get("transformed") and schema != hello.schema:
             said = (
                 f"It transforms to {listed(hello.schema)}; the study's transforms give {listed(schema)}: is it another version of alearn?"
             )
@@ -206,47 +237,10 @@ class TransformedReader:
         return hello if self._on_read else dataclasses.replace(hello, schema=schema)
 
     def _due(self) -> bool:
-        """Whether what is held may be given out."""
+        """Whether what is held may be transformed."""
         if not self._held:
             return False
-        return sum(isinstance(m, Sample) for m in self._held) >= self.pipeline.wanted or time.monotonic() - self._held_since > HOLD_S
-
-    def _release(self, out: list[Message]) -> None:
-        """Give out what is held, its steps transformed together."""
-        held, self._held = list(self._held), deque()
-        refused = set(self._refused)
-        done = iter(self._transformed([m for m in held if isinstance(m, Sample) and (m.member, m.attempt) not in refused]))
-        for message in held:
-            key = (message.member, message.attempt)
-            if isinstance(message, End):
-                self.planner.ended(self._costs(*key))
-            if not isinstance(message, Sample):
-                out.append(message)
-            elif key not in refused:
-                made = next(done)
-                if key in self._refused:
-                    continue  # a step before it did not fit
-                out.append(made)
-                if isinstance(made, Broken):
-                    self._refuse(key)
-
-    def _transformed(self, samples: Sequence[Sample]) -> list[Sample | Broken]:
-        if not samples:
-            return []
-        keys = [s.key for s in samples]
-        began = time.perf_counter()
-        try:
-            values: Sequence[Values] = self.pipeline.take([s.values for s in samples], keys)
-        except AlearnError:
-            return [self._alone(s) for s in samples]  # one of them does not fit: which one?
-        self.planner.transformed(time.perf_counter() - began, len(samples))
-        return [dataclasses.replace(s, values=v) for s, v in zip(samples, values, strict=True)]
-
-    def _alone(self, sample: Sample) -> Sample | Broken:
-        try:
-            return dataclasses.replace(sample, values=self.pipeline.take([sample.values], [sample.key])[0])
-        except AlearnError as error:
-            return Broken(sample.member, sample.attempt, f"step {sample.step}: {error}", fault=True)
+        return sum(job.raw for job in self._held) >= self.pipeline.wanted or time.monotonic() - self._held_since > HOLD_S
 
     def _refuse(self, key: tuple[str, int]) -> None:
         self._refused.add(key)
@@ -263,7 +257,8 @@ class TransformedReader:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        self.pipeline.refresh()
+        if self.pipeline.learning:
+            self._bench.refresh()
         sentence = self.planner.look()
         if sentence:
             self.said.append(sentence)

@@ -172,6 +172,8 @@ def test_wrong_options_are_told_before_anything_starts(world, words, sentence):
     [
         (["hydra.run.dir=/proc/nowhere"], "hydra.run.dir=DIR"),
         (["trainer.device=cuda:9"], "trainer.device is 'cuda:9'"),
+        (["transport.kind=tpc"], "Did you mean 'tcp'"),
+        (["transport=adios_sst", "transport.queue_mb=-4"], "transport.queue_mb is -4"),
         (["space={a: [0, 1], b: [2, 1]}"], "low end"),
     ],
 )

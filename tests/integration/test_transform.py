@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import xarray as xr
 
 from alearn import open_archive
 from alearn.testing.checker import check
@@ -70,6 +71,13 @@ def test_a_codec_through_kill_9_and_resume_decodes_every_stored_field(world):
     page = (study / "report.html").read_text()
     assert 'id="preprocessing"' in page
     assert "Codec of u" in page
+    for to, options in (("zarr", []), ("netcdf", ["--encoded"])):
+        copied = world.alearn("export-archive", "study", f"out.{to}", "--to", to, *options)
+        assert copied.returncode == 0, copied.stderr
+    with xr.open_zarr(world.folder / "out.zarr", chunks=None, consolidated=False) as others:
+        np.testing.assert_array_equal(others.u.values, decoded.u.values)
+    with xr.open_dataset(world.folder / "out.netcdf", engine="h5netcdf") as others:
+        np.testing.assert_array_equal(others.u_pod.values, stored.u_pod.values)
 
 
 def test_own_transforms_at_the_writer_and_outputs_that_only_they_make(world):

@@ -99,8 +99,12 @@ def test_a_stale_socket_is_replaced(tmp_path):
 
 
 def test_wrong_options_are_sentences():
-    with pytest.raises(ConfigError, match="'unix' or 'tcp'"):
-        SocketReader(kind="ipc")
+    with pytest.raises(ConfigError, match="Did you mean 'tcp'"):
+        SocketReader(kind="tpc")
+    for wrong in ({"window_mb": 0}, {"connections": -1}, {"deadline_s": -1.0}, {"hello_s": True}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ConfigError, match=f"transport.{name} is {value}"):
+            SocketReader(**wrong)
     with pytest.raises(TransportError, match="cannot be listened on"):
         SocketReader(kind="tcp", host="no such host.invalid")
     with socket.socket() as taken:

@@ -219,3 +219,45 @@ def test_a_reconnect_of_a_transforming_writer_sends_the_same_steps(tmp_path):
         reader.close()
     assert sorted(owner.kept) == [("m0001", step) for step in range(6)]
     assert all(isinstance(h, Hello) and h.schema.fields[1].shape == (2, 2) for h in owner.hellos)
+
+
+def slow(values, seconds):
+    time.sleep(seconds)
+    return values
+
+
+def test_a_transform_that_takes_long_does_not_hold_the_loop(tmp_path):
+    """The loop turns while a step is transformed, in order for its member, and others' words pass."""
+    steps = [{"name": "function", "target": f"{__file__}:slow", "arguments": {"seconds": 0.4}}]
+    reader = opened(tmp_path, steps)
+    owner = Owner(reader)
+    try:
+        slowly = Background(write(environment(reader), steps=3))
+        owner.until(lambda o: "m0001" in {h.member for h in o.hellos}, "the slow member")
+        owner.until(lambda _: reader._bench.busy, "its first step to be transformed")
+        quickly = Background(client.connect(environ=environment(reader, "m0002")).close)  # without steps: nothing to transform
+        owner.until(lambda o: len(o.ends) == 2, "both ends")
+        slowly.join()
+        quickly.join()
+    finally:
+        reader.close()
+    assert [e.member for e in owner.ends] == ["m0002", "m0001"]
+    assert [key for key in owner.kept if key[0] == "m0001"] == [("m0001", step) for step in range(3)]
+
+
+def broken(values):
+    raise RuntimeError("a bug of mine")
+
+
+def test_a_bug_in_a_transform_reaches_the_loop_and_is_no_silent_end(tmp_path):
+    steps = [{"name": "function", "target": f"{__file__}:broken"}]
+    reader = opened(tmp_path, steps)
+    try:
+        env = {**environment(reader), "ALEARN_DEADLINE_S": "2"}
+        writer, owner = Background(lambda: write(env, steps=1)()), Owner(reader)
+        owner.until(lambda o: bool(o.broken), "the refusal")
+        assert "a bug of mine" in owner.broken[0].reason
+        with pytest.raises(client.StreamError):
+            writer.join()
+    finally:
+        reader.close()

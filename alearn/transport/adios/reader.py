@@ -19,6 +19,7 @@ from alearn.transport.adios.forks import Forks
 from alearn.transport.adios.page import NAME as PAGE
 from alearn.transport.adios.page import SETTINGS, STREAM, Page, Told, Waiting
 from alearn.transport.base import Broken, End, Hello, Message
+from alearn.transport.options import check_limits
 from alearn.transport.socket import SocketReader
 from alearn.types import Parameters, Sample
 
@@ -89,9 +90,13 @@ class AdiosReader:
         deadline_s: how long our own client waits for an acknowledgement before it gives up.
         reconnect_s: how long our own client without a stream tries before it gives up.
         drain_s: how long a reader process may go on without a step after its writer has ended.
+
+    Raises:
+        ConfigError: a limit is out of range.
     """
 
     def __init__(self, engine: Engine, *, window_mb: float, queue_mb: float, deadline_s: float, reconnect_s: float, drain_s: float) -> None:
+        check_limits(drain_s=drain_s, window_mb=window_mb, queue_mb=queue_mb, deadline_s=deadline_s, reconnect_s=reconnect_s)
         self._engine = engine
         self._drain_s = drain_s
         self._inner = SocketReader(window_mb=window_mb, queue_mb=queue_mb, deadline_s=deadline_s, reconnect_s=reconnect_s, connections=4096)
