@@ -25,15 +25,20 @@ from alearn.ledger import Ledger
 from alearn.outcome import versions
 from alearn.predict import Loaded, open_surrogate
 from alearn.space import Space
+from alearn.surrogate.axes import axis_of
+from alearn.surrogate.decode import predict_field
 from alearn.surrogate.graph import graph_of
 from alearn.types import Floats, MemberState
 
 FORMATS = ("torch", "onnx")
 FILES = {"torch": "surrogate.pt2", "onnx": "surrogate.onnx"}
 CHECKED = 256
+CHECKED_NUMBERS = 1 << 20
+"""Where whole fields are exported, fewer points are looked at: so many numbers."""
 TOLERANCE = 1e-3
 """The largest difference from the original, in units of each output's standard deviation, that an export may show."""
 SHOWN_FAILURES = 20
+SHOWN_LABELS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Card:
         study: the study's name.
         inputs: each parameter's name, unit, box or labels, in the order of the input's columns.
         t: the range of simulation time that was seen, or None for a surrogate without t.
-        outputs: names and units.
+        outputs: names and units; of whole fields shape and columns too.
         surrogate: the plug-in and its options.
         data: members, samples and steps learned from, by state, and the SHA-256 of what was learned.
         error: the last measured error, in units of each output's standard deviation, and on how many test members.
@@ -59,7 +64,7 @@ class Card:
     study: str
     inputs: list[dict[str, Any]]
     t: list[float] | None
-    outputs: list[dict[str, str]]
+    outputs: list[dict[str, Any]]
     surrogate: dict[str, Any]
     data: dict[str, Any]
     error: dict[str, float]
@@ -79,8 +84,8 @@ class Portable(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.model = graph_of(loaded.surrogate)
-        self.columns = [_column(loaded.space, name) for name in loaded.space.names]
+        self.model = graph_of(loaded.surrogate, loaded.fields)
+        self.axes = nn.ModuleList([axis_of(p) for p in loaded.space.parameters])
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """``n x p`` float64 to mean and standard deviation, each ``n x m``."""
@@ -89,7 +94,7 @@ class Portable(nn.Module):
 
     def unit(self, parameters: Tensor) -> Tensor:
         """``n x p`` parameters to ``n x d`` columns of the unit cube."""
-        return torch.cat([_unit(parameters[:, i], column) for i, column in enumerate(self.columns)], dim=1)
+        return torch.cat([axis(parameters[:, i]) for i, axis in enumerate(self.axes)], dim=1)
 
 
 class PortableOverT(nn.Module):
@@ -112,31 +117,6 @@ def portable(loaded: Loaded) -> nn.Module:
         AlearnError: this kind of surrogate cannot be exported.
     """
     return (PortableOverT(loaded) if loaded.surrogate.over_t else Portable(loaded)).eval()
-
-
-Column = tuple[str, float, float]
-"""How a parameter becomes columns of the unit cube: linear or log (shift, factor), ordinal or choices (how many labels)."""
-
-
-def _column(space: Space, name: str) -> Column:
-    spec = space[name].to_config()
-    for kind in ("ordinal", "choices"):
-        if kind in spec:
-            return kind, float(len(spec[kind])), 0.0
-    half = 0.5 if spec.get("integer") else 0.0
-    low, high = spec["low"] - half, spec["high"] + half
-    if spec.get("scale") == "log":
-        return "log", math.log(low), 1.0 / math.log(high / low)
-    return "linear", low, 1.0 / (high - low)
-
-
-def _unit(values: Tensor, column: Column) -> Tensor:
-    kind, a, b = column
-    if kind == "choices":
-        return (values[:, None] == torch.arange(int(a), dtype=values.dtype)).to(values.dtype)
-    if kind == "ordinal":
-        return ((values + 0.5) / a)[:, None]
-    return (((values.log() if kind == "log" else values) - a) * b)[:, None]
 
 
 def export(directory: Path, to: Path, formats: tuple[str, ...] = FORMATS, licence: str = "") -> Card:
@@ -189,19 +169,25 @@ def export_command(directory: Path, to: Path, formats: Sequence[str] | None, lic
 
 def _examples(loaded: Loaded) -> tuple[tuple[Tensor, ...], Floats, Floats]:
     """Inputs all over the box and the range of t, and what the original predicts there (mean and standard deviation, ``n x m``)."""
-    x = loaded.space.sobol(CHECKED, seed=20_261_121)
+    cells = sum(len(f.centre) for f in loaded.fields)
+    x = loaded.space.sobol(max(8, min(CHECKED, CHECKED_NUMBERS // max(1, cells))), seed=20_261_121)
     points = loaded.space.from_unit(x)
     labels = {n: loaded.space[n].labels for n in loaded.space.names if loaded.space[n].labels}
     rows = [[labels[n].index(p[n]) if n in labels else p[n] for n in loaded.space.names] for p in points]
     parameters = torch.tensor(rows, dtype=torch.float64)
-    if not loaded.surrogate.over_t:
-        mean, std = loaded.predict(loaded.space.to_unit(points), loaded.t[:1])
-        return (parameters,), mean[:, 0], std[:, 0]
-    t = np.linspace(loaded.t[0], loaded.t[-1], CHECKED)
-    unit = torch.as_tensor(np.concatenate([loaded.space.to_unit(points), t[:, None]], axis=1))
-    prediction = loaded.surrogate.predict(unit)
+    unit = loaded.space.to_unit(points)
+    inputs: tuple[Tensor, ...] = (parameters,)
+    if loaded.surrogate.over_t:
+        t = np.linspace(loaded.t[0], loaded.t[-1], len(points))
+        unit = np.concatenate([unit, t[:, None]], axis=1)
+        inputs = (parameters, torch.as_tensor(t))
+    rows = torch.as_tensor(unit)
+    prediction = loaded.surrogate.predict(rows)
     spread = (prediction.epistemic**2 + prediction.aleatoric**2).sqrt()
-    return (parameters, torch.as_tensor(t)), prediction.mean.double().numpy(), spread.double().numpy()
+    parts = [tuple(v.double().numpy()[:, : len(loaded.singles)] for v in (prediction.mean, spread))]
+    parts += [predict_field(loaded.surrogate, rows, f) for f in loaded.fields]
+    mean, std = (np.concatenate(p, axis=1) for p in zip(*parts, strict=True))
+    return inputs, mean, std
 
 
 def _torch(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> tuple[Floats, Floats]:
@@ -240,7 +226,8 @@ def _onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> tuple[Fl
 
 
 def _difference(got: tuple[Floats, Floats], wanted: tuple[Floats, Floats], loaded: Loaded, path: Path) -> float:
-    scale = loaded.surrogate.output_scale.double().numpy()
+    scale = loaded.surrogate.output_scale.double().numpy()[: len(loaded.singles)]
+    scale = np.concatenate([scale, *(np.full(len(f.centre), f.scale) for f in loaded.fields)])
     worst = max(float(np.max(np.abs(g - w) / np.where(scale > 0, scale, 1.0))) for g, w in zip(got, wanted, strict=True))
     if not worst <= TOLERANCE:
         path.unlink(missing_ok=True)
@@ -257,18 +244,19 @@ def _card(directory: Path, loaded: Loaded, verified: Mapping[str, float], licenc
         members = ledger.members()
         measured = [e for _, e in ledger.events() if isinstance(e, ev.Evaluated)]
         digest, samples = hashlib.sha256(), 0
-        for sample in ledger.samples(fields=loaded.outputs):
+        learned = sorted({name.partition("[")[0] for name in loaded.learned}, key=loaded.learned.index)
+        for sample in ledger.samples(fields=learned):
             samples += 1
             digest.update(f"{sample.member} {sample.step} {sample.t!r}".encode())
-            for name in loaded.outputs:
+            for name in learned:
                 digest.update(np.ascontiguousarray(sample.values[name]).tobytes())
     states = {s.value: n for s in MemberState if (n := sum(m.state is s for m in members))}
     last = measured[-1] if measured else None
     return Card(
         study=config.study,
-        inputs=[{"name": n, **loaded.space[n].to_config()} for n in loaded.space.names],
+        inputs=[{"name": p.name, **p.to_config(), **({"labels": list(p.labels)} if p.labels else {})} for p in loaded.space.parameters],
         t=[float(loaded.t[0]), float(loaded.t[-1])] if loaded.surrogate.over_t else None,
-        outputs=[{"name": n, "unit": loaded.units.get(n, "")} for n in loaded.outputs],
+        outputs=_outputs(loaded),
         surrogate={"name": config.surrogate.name, **loaded.surrogate.options()},
         data={"members": states, "samples": samples, "sha256": digest.hexdigest()},
         error=_numbers(last.error if last is not None else {}),
@@ -279,6 +267,16 @@ def _card(directory: Path, loaded: Loaded, verified: Mapping[str, float], licenc
         versions=versions(),
         exported_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def _outputs(loaded: Loaded) -> list[dict[str, Any]]:
+    """Name and unit of every output; of a whole field the shape, and the columns of mean and standard deviation that hold its cells."""
+    found: list[dict[str, Any]] = [{"name": n, "unit": loaded.units.get(n.partition("[")[0], "")} for n in loaded.singles]
+    at = len(found)
+    for f in loaded.fields:
+        found.append({"name": f.name, "unit": f.unit, "shape": list(f.shape), "columns": [at, at + len(f.centre)]})
+        at += len(f.centre)
+    return found
 
 
 def _numbers(found: Mapping[str, float]) -> dict[str, float]:
@@ -307,26 +305,40 @@ def _pictures(directory: Path, to: Path) -> list[str]:
     return list(wanted)
 
 
+def _labels(labels: Sequence[Any]) -> str:
+    """Which position stands for which label."""
+    shown = ", ".join(f"{i} = {v}" for i, v in enumerate(labels[:SHOWN_LABELS]))
+    return shown if len(labels) <= SHOWN_LABELS else f"{shown}, … ({len(labels)} in all, in card.json)"
+
+
 def card_text(card: Card, pictures: list[str]) -> str:
     """The card as Markdown."""
     lines = [f"# Surrogate of the study '{card.study}'", "", "## Inputs", "", "| parameter | unit | range |", "|---|---|---|"]
     for spec in card.inputs:
-        labels = spec.get("ordinal", spec.get("choices"))
-        box = f"{spec['low']:g} to {spec['high']:g}" if labels is None else ", ".join(f"{i} = {v}" for i, v in enumerate(labels))
+        box = _labels(spec["labels"]) if "labels" in spec else f"{spec['low']:g} to {spec['high']:g}"
         kind = "".join(f", {word}" for word in (spec.get("scale"), "whole numbers" if spec.get("integer") else None) if word)
         lines.append(f"| {spec['name']} | {spec.get('unit', '')} | {box}{kind} |")
     if card.t is not None:
         lines.append(f"| t | | {card.t[0]:g} to {card.t[1]:g} |")
     lines += ["", "Outside these ranges it is a guess.", "", "## Outputs", ""]
-    lines += [f"- {o['name']}" + (f" [{o['unit']}]" if o["unit"] else "") + ": mean and standard deviation" for o in card.outputs]
+    for o in card.outputs:
+        where = ""
+        if "shape" in o:
+            where = f", a field of {' x '.join(map(str, o['shape']))} cells in columns {o['columns'][0]} to {o['columns'][1] - 1}"
+        lines.append(f"- {o['name']}" + (f" [{o['unit']}]" if o["unit"] else "") + f": mean and standard deviation{where}")
     data = card.data
     states = ", ".join(f"{n} {state}" for state, n in data["members"].items())
     lines += ["", "## Learned from", "", f"{data['samples']:,} time steps of simulations ({states}); SHA-256 `{data['sha256']}`.", ""]
     lines += ["## How good it is", ""]
     if card.error:
-        figures = ", ".join(f"{k} {v:.3g}" for k, v in card.error.items() if k != "n_test")
+        figures = ", ".join(f"{k} {v:.3g}" for k, v in card.error.items() if k != "n_test" and not k.startswith("relative"))
         n = f"{card.error['n_test']:.0f} " if "n_test" in card.error else ""
         lines.append(f"Error on {n}test members, in units of each output's standard deviation: {figures}.")
+        if "relative_l2" in card.error:
+            lines.append(
+                f"Relative L2 error of the whole fields: {card.error['relative_l2']:.3g} in the mean, "
+                f"{card.error['relative_l2_max']:.3g} at the most."
+            )
     else:
         lines.append("It was measured on no test set.")
     if "coverage95" in card.calibration:

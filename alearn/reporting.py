@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alearn import events as ev
-from alearn import metrics
 from alearn.assembly import find_reference
 from alearn.config import Config, config_directory
 from alearn.controller import fold
@@ -25,7 +23,8 @@ from alearn.report.maps import Axis, Maps, build_maps, save_maps
 from alearn.report.preprocessing import read_preprocessing
 from alearn.report.significance import evidence
 from alearn.report.verdict import judge, kill_sentences
-from alearn.space import Space
+from alearn.space import Pool, Space
+from alearn.trainer.evaluate import Examined, examine
 from alearn.transform import Pipeline
 from alearn.types import Floats, Member, MemberState, Schema
 
@@ -73,7 +72,7 @@ def evidence_sentences(directory: Path, config: Config) -> list[str]:
     arms = [_surrogate(folder) for folder in (directory, directory / "control")]
     if reference is None or arms[0] is None or arms[1] is None:
         return []
-    said = evidence(*(_tested(arm, reference).errors() for arm in arms if arm is not None))
+    said = evidence(*(_tested(arm, reference).error for arm in arms if arm is not None))
     return [said] if said else []
 
 
@@ -182,7 +181,7 @@ def _surrogate(directory: Path) -> Loaded | None:
         return None
 
 
-def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, tested: Tested | None) -> Maps | None:
+def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, tested: Examined | None) -> Maps | None:
     space = Space.from_config(config.space)
     axes = _axes(space)
     if axes is None:
@@ -195,7 +194,7 @@ def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, test
         [str(m.state.value) for m in shown],
         uncertainty=None if loaded is None else lambda x: uncertainty(loaded, x),
         test=None if tested is None else tested.x,
-        test_error=None if tested is None else tested.errors(),
+        test_error=None if tested is None else tested.error,
     )
 
 
@@ -203,8 +202,7 @@ def uncertainty(loaded: Loaded, x: Floats, times: int = 6) -> Floats:
     """Root mean predicted variance over the trajectory and the outputs, each in units of its standard deviation, ``N``."""
     t = loaded.t[np.unique(np.linspace(0, len(loaded.t) - 1, min(times, len(loaded.t))).round().astype(int))]
     _, std = loaded.predict(np.asarray(x, dtype=np.float64), t)
-    scale = loaded.surrogate.output_scale.double().numpy()
-    out: Floats = np.sqrt(((std / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=(1, 2)))
+    out: Floats = np.sqrt(((std / loaded.scale) ** 2).mean(axis=(1, 2)))
     return out
 
 
@@ -213,41 +211,26 @@ def _axes(space: Space) -> list[Axis] | None:
     if space.d != len(space.names):
         return None
     axes = []
-    for name in space.names:
-        spec = space[name].to_config()
-        labels = tuple(map(str, space[name].labels))
+    for parameter in space.parameters:
+        if isinstance(parameter, Pool):  # its entries lie along the one feature as they may
+            feature = parameter.columns[0] if parameter.columns else "feature"
+            axes.append(Axis(f"{parameter.name}: {feature}, scaled", 0.0, 1.0, "", False, ()))
+            continue
+        name, spec = parameter.name, parameter.to_config()
+        labels = tuple(map(str, parameter.labels))
         low, high = (0.0, 1.0) if labels else (float(spec["low"]), float(spec["high"]))
         axes.append(Axis(name, low, high, space.units.get(name, ""), spec.get("scale") == "log", labels))
     return axes
 
 
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """The test members: unit-cube points ``N x d``; prediction, standard deviation and truth, each ``N x T x m``."""
-
-    x: Floats
-    mean: Floats
-    std: Floats
-    truth: Floats
-
-    def errors(self) -> Floats:
-        """Root mean square error of each member, in units of the outputs' standard deviations, ``N``."""
-        return metrics.trajectory_errors(self.mean, self.truth)
+def _tested(loaded: Loaded, reference: Reference) -> Examined:
+    return examine(loaded.surrogate, loaded, reference)
 
 
-def _tested(loaded: Loaded, reference: Reference) -> Tested:
-    shared = [n for n in reference.outputs if n in loaded.outputs]
-    x = loaded.space.to_unit(reference.parameters)
-    mean, std = loaded.predict(x, reference.t)
-    mine = [loaded.outputs.index(n) for n in shared]
-    truth = np.asarray(reference.values, dtype=np.float64)[:, :, [reference.outputs.index(n) for n in shared]]
-    return Tested(x, mean[:, :, mine], std[:, :, mine], truth)
-
-
-def _calibration(tested: Tested) -> Calibration:
+def _calibration(tested: Examined) -> Calibration:
     from scipy.special import erfinv
 
-    z = np.abs(tested.mean - tested.truth) / np.maximum(tested.std, 1e-300)
+    z = np.abs(tested.z)
     inside = np.array([(z <= np.sqrt(2.0) * erfinv(level)).mean() for level in LEVELS])
     return Calibration(LEVELS, inside, z.size)
 

@@ -21,6 +21,10 @@ from alearn.surrogate.base import Batch
 
 SPACES = {
     "numbers": {"a": [0.0, 2.0], "b": {"low": 1e-3, "high": 10.0, "scale": "log"}},
+    "densities": {
+        "a": {"low": -1.0, "high": 4.0, "scale": "normal", "mean": 1.0, "std": 0.8},
+        "n": {"low": 1, "high": 90, "integer": True, "scale": "log"},
+    },
     "labels": {"n": {"low": 1, "high": 5, "integer": True}, "grade": {"ordinal": ["low", "mid", "high"]}, "kind": {"choices": ["x", "y"]}},
 }
 SMALL = {"estimators": 3, "width": 16, "depth": 2, "max_updates": 50}
@@ -33,7 +37,10 @@ SURROGATES = {
 
 def trained(kind: str, box: str, over_t: bool) -> Loaded:
     """A surrogate of two outputs that has seen something of the box."""
-    space = Space.from_config(SPACES[box])
+    return trained_in(Space.from_config(SPACES[box]), kind, over_t)
+
+
+def trained_in(space: Space, kind: str, over_t: bool) -> Loaded:
     cls, options = SURROGATES[kind]
     d = space.d + over_t
     surrogate = cls(d, 2, over_t, 0, **options)
@@ -57,6 +64,17 @@ def test_the_graph_agrees_with_the_original(kind, box, over_t):
     scale = loaded.surrogate.output_scale.numpy()
     np.testing.assert_allclose(got[0].numpy() / scale, mean / scale, atol=1e-5)
     np.testing.assert_allclose(got[1].numpy() / scale, std / scale, atol=1e-4)
+
+
+def test_an_entry_of_a_pool_is_given_by_its_position(tmp_path):
+    rows = [f"mol{i},{i % 7},{i * i}" for i in range(30)]
+    (tmp_path / "pool.csv").write_text("\n".join(["id,weight,polar", *rows]) + "\n")
+    space = Space.from_config({"molecule": {"pool": str(tmp_path / "pool.csv")}, "T": [280.0, 350.0]})
+    loaded = trained_in(space, "ensemble", False)
+    with torch.no_grad():
+        mean, _ = portable(loaded)(torch.tensor([[17.0, 300.0]], dtype=torch.float64))
+    wanted, _ = loaded.predict(space.to_unit([{"molecule": "mol17", "T": 300.0}]), loaded.t[:1])
+    np.testing.assert_allclose(mean.numpy(), wanted[:, 0], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

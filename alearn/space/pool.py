@@ -93,6 +93,10 @@ class Pool(Parameter):
             raise ConfigError(f"The pool {path} of parameter '{name}' has a row without a number for each feature: {error}.") from error
         return cls(name, ids, values, str(path), key, tuple(columns), unit)
 
+    @property
+    def labels(self) -> tuple[Value, ...]:
+        return self.ids
+
     def to_unit(self, values: Sequence[Value]) -> Floats:
         rows: dict[str, int] = getattr(self, "_rows")  # noqa: B009 - set on a frozen instance
         return np.asarray(self.features[[rows[str(v)] for v in values]])
