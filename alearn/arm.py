@@ -31,8 +31,9 @@ from alearn.controller.member import Record
 from alearn.controller.turns import take_turns
 from alearn.errors import ConfigError, DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
 from alearn.launcher import Adopting, Elastic, past_exit, sweep
-from alearn.learner import Answer, Gone, Hold, Judge, Learner, Measure, Measured, Propose, Rescore, RunningMember, Save
+from alearn.learner import Answer, Gone, Hold, Judge, Measure, Measured, Propose, Rescore, RunningMember, Save, Stored
 from alearn.ledger import Ledger, SampleRefused
+from alearn.placement import Learning, open_learner, wait
 from alearn.steering import commands
 from alearn.transport.base import Broken, End, Hello, Steered, Steering
 from alearn.types import Exit, ExitCause, MemberState, Sample, member_id
@@ -77,7 +78,7 @@ class Arm:
         self.directory = directory
         self._root = root
         self._chronicle = Chronicle(ledger)
-        self.learner: Learner | None = None
+        self.learner: Learning | None = None
         self._show = show
         self._interrupted = interrupted
         self._asked: set[type] = set()
@@ -179,7 +180,7 @@ class Arm:
             return
         if self.state.end_state == "stopped" and self.state.updates > self.state.snapshot_updates:
             try:
-                self.learner.wait(Save(self.directory / "snapshots"), SAVE_S)
+                wait(self.learner, Save(self.directory / "snapshots"), SAVE_S)
                 self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
             except (StudyFailed, DeadlineExceeded) as error:
                 log.warning("No snapshot of the learner was written: %s It will train anew from what is stored.", error)
@@ -188,18 +189,10 @@ class Arm:
             self._sealing.join()
 
     def _start_learner(self) -> None:
-        schema = self.ledger.schema()
-        assert schema is not None
-        trainer = self.rooms.make_trainer(schema)
-        if not self.state.outdated:
-            trainer.restore(self.directory / "snapshots")
-        known, gone = trainer.samples, self.ledger.counts()["discarded"]["samples"]
-        if known < gone:
-            log.warning("archive=none: the newest whole snapshot knows %d of %d discarded samples; the rest is lost.", known, gone)
-        self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
+        self.learner = open_learner(self.rooms, self.ledger, self.directory, fresh=bool(self.state.outdated))
         for member in self._chronicle.atlas.holdout:
             self.learner.tell(Hold(member))
-        self.learner.feed(self.rooms.prepared(self.ledger.samples(fields=self.rooms.needed(trainer.fields)), trainer.fields))
+        self.learner.tell(Stored(self.ledger.last_sample))
         for member, state in self._chronicle.atlas.over.items():
             self.learner.tell(Gone(member, killed=state == "killed"))
 
@@ -282,7 +275,7 @@ class Arm:
         batch = [s for s in batch if s.member not in self.state.revoked]
         if self.learner is not None:
             new = [s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)]
-            self.learner.feed(self.rooms.prepared(new, self.learner.trainer.fields))
+            self.learner.tell(Stored(self.ledger.last_sample, [new]))
 
     def _collect(self) -> None:
         """Exits of members, slots that came or went, and answers of the learner become facts."""

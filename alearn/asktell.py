@@ -15,9 +15,10 @@ from alearn.chronicle import Chronicle
 from alearn.config import Config
 from alearn.controller import StudyState
 from alearn.errors import ConfigError, SchemaError
-from alearn.learner import Learner, Measure, Measured, Propose, Save
+from alearn.learner import Measure, Measured, Propose, Save, Stored
 from alearn.ledger import Ledger
 from alearn.outcome import status_of
+from alearn.placement import Learning, open_learner, wait
 from alearn.report.status import write_status
 from alearn.types import Array, Candidate, Parameters, Sample, Schema, member_id
 
@@ -48,7 +49,7 @@ class OwnLoop:
         self._asked: dict[tuple[float, ...], Candidate] = {}
         self._designed = len(self._chronicle.atlas.points)
         self._told_since_fit = 0
-        self.learner: Learner | None = None
+        self.learner: Learning | None = None
         if self.ledger.schema() is not None:
             self._start_learner()
             self._told_since_fit = self.state.with_data  # the learner starts anew from what is stored
@@ -78,7 +79,7 @@ class OwnLoop:
                 tuple(self._chronicle.atlas.failed),
                 self._designed,
             )
-            chosen = self.learner.wait(question, DEADLINE_S)
+            chosen = wait(self.learner, question, DEADLINE_S)
             self._chronicle.record(ev.RoundDecided(at=time.time(), round=question.round, q=n, acquisition=self.rooms.acquisition_name))
             x = [tuple(map(float, row)) for row in chosen.x]
             found = self._candidates(x, "acquisition", list(chosen.scores), list(chosen.reasons), question.round)
@@ -111,14 +112,14 @@ class OwnLoop:
         if self.learner is None:
             self._start_learner()
         else:
-            self.learner.feed(self.rooms.prepared(samples, self.learner.trainer.fields))
+            self.learner.tell(Stored(self.ledger.last_sample, [samples]))
         write_status(self.directory, status_of(self.state))
 
     def close(self) -> None:
         """Train to convergence, save, seal the archive and write the report."""
         if self.learner is not None:
             self._fit(final=True)
-            self.learner.wait(Save(self.directory / "snapshots"), DEADLINE_S)
+            wait(self.learner, Save(self.directory / "snapshots"), DEADLINE_S)
             self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
             self.learner.close()
         self.rooms.reader.close()
@@ -132,15 +133,12 @@ class OwnLoop:
             write_report_of(self.directory, self.config)
 
     def _start_learner(self) -> None:
-        schema = self.ledger.schema()
-        assert schema is not None
-        trainer = self.rooms.make_trainer(schema)
-        self.learner = Learner(trainer, self.rooms.acquisition, self.rooms.space, self.rooms.reference, self.rooms.seed)
-        self.learner.feed(self.rooms.prepared(self.ledger.samples(fields=self.rooms.needed(trainer.fields)), trainer.fields))
+        self.learner = open_learner(self.rooms, self.ledger, self.directory, fresh=True)
+        self.learner.tell(Stored(self.ledger.last_sample))
 
     def _fit(self, final: bool = False) -> None:
         assert self.learner is not None
-        m: Measured = self.learner.wait(Measure(self.state.steps, self.state.with_data, final), DEADLINE_S)
+        m: Measured = wait(self.learner, Measure(self.state.steps, self.state.with_data, final), DEADLINE_S)
         now = time.time()
         self._chronicle.record(
             ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, lead=m.lead),

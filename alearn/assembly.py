@@ -44,8 +44,7 @@ from alearn.space.designs import DESIGNS, initial_design
 from alearn.surrogate import Surrogate
 from alearn.surrogate.base import Parallel
 from alearn.trainer import InlineTrainer
-from alearn.trainer.inline import device_of
-from alearn.trainer.placing import Placing
+from alearn.trainer.placing import Placing, device_of
 from alearn.transform import Planner
 from alearn.transport.base import Following, Reader
 from alearn.transport.transformed import TransformedReader
@@ -233,12 +232,14 @@ def check_placing(config: Config, surrogate: Surrogate) -> None:
         )
 
 
-def make_trainer(config: Config, space: Space, schema: Schema) -> InlineTrainer:
-    """The trainer of a study whose steps are learned from as ``schema`` says."""
+def make_trainer(config: Config, space: Space, schema: Schema, rank: int = 0) -> InlineTrainer:
+    """The trainer of a study whose steps are learned from as ``schema`` says; with several ranks, that of one of them."""
+    placing, options = Placing.of(config.trainer.options)
+    options["device"] = placing.device(str(options.get("device", "auto")), rank)
     trainer: InlineTrainer = build(
         "trainer",
         config.trainer.name,
-        Placing.of(config.trainer.options)[1],
+        options,
         space=space,
         schema=schema,
         surrogate=config.surrogate.name,

@@ -1,17 +1,17 @@
-"""The learner: trainer and acquisition in a thread of their own, so that the study's loop never waits for them.
+"""The learner: trainer and acquisition, and what the study's loop tells and asks them.
 
-The loop feeds it samples and asks it questions; between these it trains. Answers come back in order. torch
-releases the interpreter while it computes, so streams, kills and launches go on meanwhile.
+The loop tells it what is stored and asks it questions; between these it trains. Answers come back in order. It never
+holds the loop up, because it runs beside it: where is said by ``trainer.placement`` (``alearn/placement``).
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from alearn.acquisition.base import Acquisition, Context, PoolFunction, Selectio
 from alearn.acquisition.costs import expected_cost
 from alearn.config import SHARES
 from alearn.controller.stop import quantile_name
-from alearn.errors import AlearnError, DeadlineExceeded, StudyFailed
+from alearn.errors import AlearnError
 from alearn.simulators.reference import Reference
 from alearn.space import Space
 from alearn.surrogate import save_snapshot
 from alearn.surrogate.feasibility import Feasibility
 from alearn.trainer import InlineTrainer
 from alearn.types import Floats, Sample
-
-log = logging.getLogger(__name__)
 
 BOX_POINTS = 1024
 """Points of the box over which the standard deviation is measured."""
@@ -113,7 +111,24 @@ class Hold:
     member: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The study's first ``upto`` samples are durable. ``samples`` are those to take in, in batches; without them a learner
+    reads for itself what it has not read yet."""
+
+    upto: int
+    samples: Iterable[Sequence[Sample]] | None = None
+
+
 Question = Propose | Judge | Measure | Rescore | Save
+Fact = Stored | Gone | Hold
+DOING = {
+    Propose: "choosing points",
+    Judge: "judging members",
+    Measure: "measuring",
+    Rescore: "looking at the queue again",
+    Save: "saving",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +168,8 @@ class Vitals:
 
 
 class Learner:
-    """Runs a trainer and an acquisition in one thread.
+    """Trainer and acquisition: takes facts in, answers questions, and trains between them. Where it runs is the placement's
+    (``alearn/placement``): it knows of no thread and no process.
 
     Args:
         trainer: made by the study once the schema is known.
@@ -171,121 +187,50 @@ class Learner:
         self._space = space
         self._reference = reference
         self._generator = torch.Generator().manual_seed(seed)
-        self._inbox: queue.SimpleQueue[list[Sample] | Gone | Hold | Question | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._best_std = math.nan
         self._rank_at_choice: dict[tuple[float, ...], float] = {}
         self._busy_s = 0.0
-        self._doing = "idle"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alearn-learner", daemon=True)
-        self._thread.start()
+        self.doing = "idle"
 
-    def feed(self, samples: list[Sample]) -> None:
-        """Hand over stored samples; returns at once."""
-        if samples:
-            self._inbox.put(samples)
-
-    def tell(self, fact: Gone | Hold) -> None:
-        """A fact about a member; in order with what is fed."""
-        self._inbox.put(fact)
-
-    def ask(self, question: Question) -> None:
-        """Ask; the answer comes by ``answers``."""
-        self._inbox.put(question)
-
-    def answers(self) -> list[Answer]:
-        """The answers since the last call.
-
-        Raises:
-            StudyFailed: the learner broke; the cause is chained.
-        """
-        found: list[Answer] = []
-        while True:
-            try:
-                answer = self._answers.get_nowait()
-            except queue.Empty:
-                return found
-            if isinstance(answer, BaseException):
-                raise StudyFailed(f"The learner failed while {self._doing}: {type(answer).__name__}: {answer}") from answer
-            found.append(answer)
-
-    def wait(self, question: Question, deadline_s: float) -> Any:
-        """Ask and wait for the answer (used at the start and the end of a study, never inside the loop).
-
-        Raises:
-            DeadlineExceeded: the learner did not answer in time.
-            StudyFailed: the learner broke.
-        """
-        self.ask(question)
-        end = time.monotonic() + deadline_s
-        while time.monotonic() < end:
-            for answer in self.answers():
-                if answer.question is question:
-                    return answer.result
-            time.sleep(0.01)
-        raise DeadlineExceeded(f"The learner did not answer '{type(question).__name__}' within {deadline_s:.0f} s; it is {self._doing}.")
+    def run(self, inbox: queue.SimpleQueue[Fact | Question | None], emit: Callable[[Answer], None], stop: threading.Event) -> None:
+        """Serve until ``stop`` is set and something (None) is in the inbox: facts and questions in their order, training between them."""
+        torch.set_num_threads(max(1, self.trainer.threads))
+        while not stop.is_set():
+            worked = False
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._handle(inbox.get_nowait(), emit)
+                    worked = True
+            self.doing = "training"
+            began = time.monotonic()
+            if self.trainer.work(0.05):
+                self._busy_s += time.monotonic() - began
+            elif not worked:
+                self.doing = "idle"
+                self._handle(inbox.get(), emit)
 
     def vitals(self) -> Vitals:
-        """How it is, without waiting."""
+        """How it is; may be called from any thread."""
         t = self.trainer
-        return Vitals(t.updates, t.samples, t.buffered, self._busy_s, self._doing)
+        return Vitals(t.updates, t.samples, t.buffered, self._busy_s, self.doing)
 
-    def close(self) -> None:
-        """Stop the thread after what it is doing now."""
-        self._stop.set()
-        self._inbox.put(None)
-        self._thread.join(timeout=20)
-
-    # --- inside the thread -----------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        torch.set_num_threads(max(1, self.trainer.threads))
-        try:
-            while not self._stop.is_set():
-                worked = self._read_inbox()
-                self._doing = "training"
-                began = time.monotonic()
-                if self.trainer.work(0.05):
-                    self._busy_s += time.monotonic() - began
-                elif not worked:
-                    self._doing = "idle"
-                    self._handle(self._inbox.get())
-        except BaseException as error:
-            log.exception("the learner failed")
-            self._answers.put(error)
-
-    def _read_inbox(self) -> bool:
-        worked = False
-        while True:
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
-                return worked
-            self._handle(item)
-            worked = True
-
-    def _handle(self, item: list[Sample] | Gone | Hold | Question | None) -> None:
+    def _handle(self, item: Fact | Question | None, emit: Callable[[Answer], None]) -> None:
         began = time.monotonic()
-        if item is None:
-            return
-        if isinstance(item, Gone):
-            self.trainer.ended(item.member, item.killed)
-        elif isinstance(item, Hold):
-            self.trainer.hold(item.member)
-        elif isinstance(item, list):
-            self._doing = "taking samples in"
-            self.trainer.add(item)
-        else:
-            self._doing = {
-                Propose: "choosing points",
-                Judge: "judging members",
-                Measure: "measuring",
-                Rescore: "looking at the queue again",
-                Save: "saving",
-            }[type(item)]
-            result = self._answer(item)
-            self._answers.put(Answer(item, result, time.monotonic() - began))
+        match item:
+            case None:
+                return
+            case Gone():
+                self.trainer.ended(item.member, item.killed)
+            case Hold():
+                self.trainer.hold(item.member)
+            case Stored():
+                self.doing = "taking samples in"
+                for samples in item.samples or ():
+                    self.trainer.add(samples)
+            case _:
+                self.doing = DOING[type(item)]
+                result = self._answer(item)
+                emit(Answer(item, result, time.monotonic() - began))
         self._busy_s += time.monotonic() - began
 
     def _answer(self, question: Question) -> Any:
@@ -313,7 +258,13 @@ class Learner:
             space=self._space,
             schema=features.schema,
             outputs=features.outputs,
-            extra={"t": self.trainer.times.tolist(), "units": units, "samples": self.trainer.samples, "updates": self.trainer.updates},
+            extra={
+                "t": self.trainer.times.tolist(),
+                "units": units,
+                "samples": self.trainer.samples,
+                "updates": self.trainer.updates,
+                "fields": [d.to_plain() for d in features.decoders()],
+            },
         )
         return directory
 

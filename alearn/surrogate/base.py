@@ -149,3 +149,36 @@ class Counted(Protocol):
     def updates(self) -> Tensor:
         """The updates so far, one integer."""
         ...
+
+
+class Partners(Protocol):
+    """Other processes that compute gradients for the same update."""
+
+    def begin(self) -> None:
+        """An update begins: let them compute theirs meanwhile."""
+        ...
+
+    def finish(self) -> None:
+        """The own gradients are there: replace them by the average over all."""
+        ...
+
+
+@runtime_checkable
+class Parallel(Protocol):
+    """A surrogate trained by gradient, for whose updates several processes may each compute gradients on rows of their own."""
+
+    def work_with(self, partners: Partners | None) -> None:
+        """From now on every update is made with these."""
+        ...
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that updates change; their ``grad`` is what is averaged."""
+        ...
+
+    def framed(self) -> tuple[int, dict[str, Tensor]]:
+        """What else the loss depends on (normalisation, fixed networks), and a number that changes when it does."""
+        ...
+
+    def contribute(self, batch: Batch) -> None:
+        """Compute the gradients on a mini-batch, and update nothing."""
+        ...

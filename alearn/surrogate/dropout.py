@@ -10,11 +10,12 @@ from torch import Tensor
 
 from alearn.errors import ConfigError
 from alearn.surrogate.network import CHUNK, SpreadSurrogate, Training
+from alearn.surrogate.parallel import ParallelSurrogate
 from alearn.surrogate.stacked import Stacked, StackedMLP
 
 
 @final
-class MCDropout(SpreadSurrogate):
+class MCDropout(ParallelSurrogate, SpreadSurrogate):
     """One network trained with dropout, evaluated under a fixed set of masks.
 
     The masks are drawn once, so that the posterior is a function: the same point always has the same values, and the

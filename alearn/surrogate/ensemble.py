@@ -15,12 +15,13 @@ from alearn.errors import ConfigError
 from alearn.surrogate.base import Batch
 from alearn.surrogate.crossval import OutOfFold
 from alearn.surrogate.network import CHUNK, SpreadSurrogate, Training
+from alearn.surrogate.parallel import ParallelSurrogate
 from alearn.surrogate.scaling import check_batch
 from alearn.surrogate.stacked import Stacked, StackedMLP, make_networks
 
 
 @final
-class DeepEnsemble(SpreadSurrogate):
+class DeepEnsemble(ParallelSurrogate, SpreadSurrogate):
     """K stacked networks with bootstrap weights by group, optional variance heads and random priors.
 
     Args:

@@ -18,7 +18,7 @@ from botorch.posteriors.posterior import Posterior
 from torch import Tensor
 
 from alearn.errors import ConfigError
-from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction
+from alearn.surrogate.base import Batch, OnlineSurrogate, Partners, Prediction
 from alearn.surrogate.bootstrap import KINDS, bootstrap_weights
 from alearn.surrogate.scaling import STRETCH, Scaling, check_batch, check_factor
 from alearn.surrogate.stacked import Stacked
@@ -101,6 +101,7 @@ class NetworkSurrogate(OnlineSurrogate):
         self.factor: Tensor
         self.updates: Tensor
         self._optimizer = self._make_optimizer()
+        self._partners: Partners | None = None
         self._done = 0
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -215,10 +216,14 @@ class NetworkSurrogate(OnlineSurrogate):
         return self._step(x[index], y[index], w[:, index], rate)
 
     def _step(self, x: Tensor, y: Tensor, w: Tensor, rate: float) -> Tensor:
+        if self._partners is not None:
+            self._partners.begin()
         self.net.zero_grad(set_to_none=True)
         loss = self._loss(self.net, x, y, w)
         # the sum over estimators: each one's gradient is then that of its own loss
         loss.sum().backward()
+        if self._partners is not None:
+            self._partners.finish()
         self._hand_over()
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)

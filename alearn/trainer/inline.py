@@ -27,6 +27,7 @@ from alearn.trainer.grid import TimeGrid
 from alearn.trainer.guard import Guard, capture, reinstate
 from alearn.trainer.history import History
 from alearn.trainer.jury import Jury, plain, predict, rows_of
+from alearn.trainer.placing import Helpers, device_of
 from alearn.trainer.prequential import Prequential
 from alearn.trainer.snapshots import read_snapshot, write_snapshot
 from alearn.trainer.weights import ImportanceWeights
@@ -115,7 +116,8 @@ class InlineTrainer:
         self.buffer: Buffer = build("buffer", buffer, buffer_options, seed=seeds[1])
         self.loss = math.nan
         self._kind = (surrogate, buffer)
-        self._batch_size, self._refit_updates, self._keep = batch_size, refit_updates, snapshots
+        self.batch_size, self.history_mb = batch_size, history_mb
+        self._refit_updates, self._keep = refit_updates, snapshots
         self._limiter = RateLimiter(min_per_row=min_updates_per_row, max_per_row=updates_per_row, slack=max(256.0, 2.0 * batch_size))
         self._weights = ImportanceWeights(space.d, truncation=truncation_weights, density_correction=density_correction, seed=seeds[2])
         self._history = History(history_mb, seeds[2])
@@ -131,6 +133,7 @@ class InlineTrainer:
         self._trained = False
         self._fits = 0
         self._weighed_at = 0
+        self._helpers: Helpers | None = None
 
     # --- what it is ------------------------------------------------------------------------------------------------
 
@@ -233,6 +236,8 @@ class InlineTrainer:
     def _learn(self, rows: Rows) -> None:
         if not len(rows):
             return
+        if self._helpers is not None:
+            self._helpers.learned(rows)
         self._history.add(rows)
         if self._online is not None:
             self._online.observe(self._batch(rows, rows.weight))
@@ -269,7 +274,7 @@ class InlineTrainer:
         deadline = time.monotonic() + seconds
         done = 0
         while self._limiter.may_update and (max_updates is None or done < max_updates):
-            rows = self.buffer.draw(self._batch_size)
+            rows = self.buffer.draw(self.batch_size)
             if rows is None:
                 break
             batch = self._batch(rows, self._weights.of(rows))
@@ -340,6 +345,16 @@ class InlineTrainer:
         killed = np.array([g in self._killed for g in range(len(last))], dtype=bool)
         self._weights.refresh(self.features.X, last, killed)
         self._weighed_at = n
+        if self._helpers is not None:
+            self._helpers.weighed(self._weights.state_dict())
+
+    def work_with(self, helpers: Helpers) -> None:
+        """Let other processes learn too what is learned from now on, and what is known already."""
+        self._helpers = helpers
+        rows = self._history.rows()
+        if rows is not None:
+            helpers.learned(rows)
+        helpers.weighed(self._weights.state_dict())
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -554,21 +569,6 @@ def _identity(name: str, surrogate: Surrogate, space: Space, schema: Schema | No
         "schema": schema,
         "outputs": tuple(outputs),
     }
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" is a CUDA device if there is one.
-
-    Raises:
-        ConfigError: this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(f"trainer.device is {name!r}, which this machine does not have ({why}); give cpu or auto.") from error
 
 
 @runtime_checkable
