@@ -194,7 +194,7 @@ def check(config: Config) -> None:
     if config.simulation.options.get("format") == "adios2" and config.transport.name not in ADIOS2:
         raise ConfigError(f"simulation.format=adios2 needs transport={' or '.join(ADIOS2)}; transport is '{config.transport.name}'.")
     _build("transport", config.transport).close()  # a wrong option, or a server that is not there, is told before a study is made
-    find_reference(config, space)
+    _comparable(find_reference(config, space), config.outputs)
     if config.design.data is not None:
         read_past(Path(config.design.data), space)
     _build("acquisition", config.acquisition, seed=config.seed)
@@ -353,6 +353,23 @@ def make_monitors(config: Config) -> MonitorPanel:
 
 def _build(room: str, choice: PlugIn, **given: Any) -> Any:
     return build(room, choice.name, choice.options, **given)
+
+
+def _comparable(reference: Reference | None, outputs: str | Sequence[str]) -> None:
+    """Refuse a test set that knows nothing of what is learned.
+
+    Raises:
+        ConfigError: it shares no output with those named.
+    """
+    if reference is None or outputs == "auto":
+        return
+    known = {*reference.outputs, *reference.fields}
+    named = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not known.intersection([*named, *(n.partition("[")[0] for n in named)]):
+        raise ConfigError(
+            f"The test set knows {', '.join(sorted(known))}, and outputs={named} are to be learned: nothing to compare. "
+            "Set reference=16 for sixteen test members of the study's own, or reference=null."
+        )
 
 
 def find_reference(config: Config, space: Space) -> Reference | None:

@@ -17,6 +17,8 @@ import torch
 from alearn.errors import ConfigError, UnknownName
 from alearn.space import Space
 from alearn.surrogate import Surrogate, load_snapshot
+from alearn.surrogate.decode import predict_field
+from alearn.surrogate.field import FieldDecoder, joint_scale
 from alearn.types import Floats, Parameters, Value
 
 SURROGATE_FILE = "surrogate.pt"
@@ -32,6 +34,7 @@ class Loaded:
         outputs: names of its outputs, m of them.
         units: of the outputs.
         t: the times of a whole trajectory, shape ``(T,)``.
+        fields: the way from the last outputs, which are coefficients, to whole fields.
     """
 
     surrogate: Surrogate
@@ -39,20 +42,53 @@ class Loaded:
     outputs: tuple[str, ...]
     units: Mapping[str, str]
     t: Floats
+    fields: tuple[FieldDecoder, ...] = ()
 
-    def inputs(self, x: Floats, t: Floats) -> torch.Tensor:
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """The outputs that are numbers by themselves, and no coefficients of a field."""
+        return self.outputs[: self.fields[0].first] if self.fields else self.outputs
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The single numbers and whole fields that are learned."""
+        return (*self.singles, *(f.name for f in self.fields))
+
+    def decoders(self) -> tuple[FieldDecoder, ...]:
+        """The way from the surrogate's outputs to the fields."""
+        return self.fields
+
+    @property
+    def scale(self) -> Floats:
+        """By what each output is divided where one number is wanted for all (``alearn.surrogate.field.joint_scale``), ``m``."""
+        scale = self.surrogate.output_scale.double().numpy()
+        return joint_scale(np.where(scale > 0, scale, 1.0), [(len(f.modes), f.used) for f in self.fields])
+
+    def inputs(self, x: Floats, t: Floats) -> Floats:
         """All pairs of ``n x d`` unit-cube points and ``T`` times, ``n T x d'``, t running fastest."""
         if not self.surrogate.over_t:
-            return torch.as_tensor(x)
-        rows = np.concatenate([np.repeat(x, len(t), axis=0), np.tile(t, len(x))[:, None]], axis=1)
-        return torch.as_tensor(rows)
+            return x
+        return np.concatenate([np.repeat(x, len(t), axis=0), np.tile(t, len(x))[:, None]], axis=1)
 
     def predict(self, x: Floats, t: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation at unit-cube points, each ``n x T x m`` (T is 1 for a surrogate without t)."""
-        mean, epistemic, aleatoric = self.surrogate.predict(self.inputs(x, t))
+        mean, epistemic, aleatoric = self.surrogate.predict(torch.as_tensor(self.inputs(x, t)))
         std = (epistemic**2 + aleatoric**2).sqrt()
         shape = (len(x), len(t) if self.surrogate.over_t else 1, len(self.outputs))
         return mean.double().numpy().reshape(shape), std.double().numpy().reshape(shape)
+
+    def predict_field(self, name: str, x: Floats, t: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of a whole field at unit-cube points, each ``n x T x …`` (T is 1 for a surrogate without t).
+
+        Raises:
+            UnknownName: it has not learned that field.
+        """
+        found = next((f for f in self.fields if f.name == name), None)
+        if found is None:
+            raise UnknownName("field", name, [f.name for f in self.fields])
+        mean, std = predict_field(self.surrogate, torch.as_tensor(self.inputs(x, t)), found)
+        shape = (len(x), len(t) if self.surrogate.over_t else 1, *found.shape)
+        return mean.reshape(shape), std.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +101,7 @@ class Prediction:
         outputs: m names.
         mean: shape ``(n, T, m)``, in the outputs' own units.
         std: calibrated standard deviation, shape ``(n, T, m)``.
+        loaded: what predicted it.
     """
 
     points: Sequence[Parameters]
@@ -72,15 +109,30 @@ class Prediction:
     outputs: tuple[str, ...]
     mean: Floats
     std: Floats
+    loaded: Loaded
+
+    def field(self, name: str) -> tuple[Floats, Floats]:
+        """Mean and calibrated standard deviation of a field that is learned as a whole, each ``(n, T, …)``.
+
+        Raises:
+            UnknownName: the surrogate has not learned that field.
+        """
+        return self.loaded.predict_field(name, self.loaded.space.to_unit(self.points), self.t)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict for each point and time."""
+        """One flat dict for each point and time. Of a whole field ``v`` it holds ``v.mean``, ``v.min`` and ``v.max`` over its cells,
+        and ``v.std``, the root mean square of the standard deviations of its cells."""
         out = []
         for i, point in enumerate(self.points):
+            x = self.loaded.space.to_unit([point])
+            fields = {f.name: tuple(v[0] for v in self.loaded.predict_field(f.name, x, self.t)) for f in self.loaded.fields}
             for j, t in enumerate(self.t[: self.mean.shape[1]]):
                 row: dict[str, Any] = {**point, "t": float(t)}
-                for k, name in enumerate(self.outputs):
+                for k, name in enumerate(self.loaded.singles):
                     row[name], row[f"{name}_std"] = float(self.mean[i, j, k]), float(self.std[i, j, k])
+                for name, (mean, std) in fields.items():
+                    numbers = {"mean": mean[j].mean(), "min": mean[j].min(), "max": mean[j].max(), "std": np.sqrt((std[j] ** 2).mean())}
+                    row |= {f"{name}.{k}": float(v) for k, v in numbers.items()}
                 out.append(row)
         return out
 
@@ -104,6 +156,7 @@ def open_surrogate(directory: Path) -> Loaded:
         outputs=info.outputs,
         units=dict(info.extra.get("units", {})),
         t=np.asarray(info.extra["t"], dtype=np.float64),
+        fields=tuple(FieldDecoder.from_plain(f) for f in info.extra.get("fields", ())),
     )
 
 
@@ -118,11 +171,31 @@ def predict(directory: Path, points: Sequence[Parameters], t: Sequence[float] | 
         loaded.space.check(point)
     times = loaded.t if t is None else np.asarray(list(t), dtype=np.float64)
     mean, std = loaded.predict(loaded.space.to_unit(points), times)
-    return Prediction(points, times, loaded.outputs, mean, std)
+    return Prediction(points, times, loaded.outputs, mean, std, loaded)
 
 
-def predict_command(directory: Path, at: Sequence[str], table: Path | None, t: Sequence[float] | None, *, as_json: bool) -> int:
-    """``alearn predict``: print a table, or JSON; returns the exit code.
+def write_fields(found: Prediction, path: Path) -> None:
+    """Write predicted fields as ``.npz``: ``t``, the points' parameters (``n`` each), every field's mean and ``…_std``, ``n x T x …``.
+
+    Raises:
+        ConfigError: the surrogate has learned no whole field, or the file cannot be written.
+    """
+    if not found.loaded.fields:
+        raise ConfigError(f"The surrogate has learned no whole field; its outputs are {', '.join(found.outputs)}.")
+    arrays = {name: np.array([p[name] for p in found.points]) for name in found.loaded.space.names}
+    for f in found.loaded.fields:
+        arrays[f.name], arrays[f"{f.name}_std"] = (v.astype(np.float32) for v in found.field(f.name))
+    try:
+        with path.open("wb") as file:
+            np.savez_compressed(file, t=found.t, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(f"The fields cannot be written to {path}: {error}.") from error
+
+
+def predict_command(
+    directory: Path, at: Sequence[str], table: Path | None, t: Sequence[float] | None, *, as_json: bool, fields: Path | None = None
+) -> int:
+    """``alearn predict``: print a table, or JSON, and write fields if a file for them is named; returns the exit code.
 
     Raises:
         ConfigError: no point is given, or one that makes no sense.
@@ -133,11 +206,15 @@ def predict_command(directory: Path, at: Sequence[str], table: Path | None, t: S
     points = _csv_points(table, loaded.space) if table is not None else [_at_point(at, loaded.space)]
     if any(not math.isfinite(v) for v in t or ()):
         raise ConfigError("--t needs finite times.")
-    beyond = [v for v in t or () if not loaded.t[0] <= v <= loaded.t[-1]]
+    near = 1e-9 * max(abs(float(loaded.t[0])), abs(float(loaded.t[-1])))
+    beyond = [v for v in t or () if not loaded.t[0] - near <= v <= loaded.t[-1] + near]
     if beyond and loaded.surrogate.over_t:
         seen = f"{loaded.t[0]:g} to {loaded.t[-1]:g}"
         print(f"alearn: t = {beyond[0]:g} lies outside what the surrogate has seen ({seen}); do not trust it.", file=sys.stderr)
-    rows = predict(directory, points, t).rows()
+    found = predict(directory, points, t)
+    if fields is not None:
+        write_fields(found, fields)
+    rows = found.rows()
     if as_json:
         print(json.dumps([{k: _finite(v) for k, v in row.items()} for row in rows], indent=1))
         return 0

@@ -151,7 +151,7 @@ class Study:
                     if state.end_state == "done":
                         ledger.seal()
                         if name == "test":
-                            write_test_set(ledger, rooms.space, self.directory)
+                            write_test_set(ledger, rooms.space, self.directory, self.config.outputs)
                             self.config = outcome.config = with_test_set(self.config, self.directory)
                         ledger.set_meta("finished", True)
                 except LedgerError as error:

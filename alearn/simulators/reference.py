@@ -18,13 +18,15 @@ from alearn.types import Array, Floats
 DATA = Path(__file__).parent / "data"
 REFERENCE_SEED = 20_240_229
 """Seed of every shipped test design; studies count their seeds from 0 and must never draw this sequence."""
+FIELD = "field_"
+"""Before the name of a field in the file."""
 
 Runner = Callable[[Callable[[Mapping[str, float]], Any], Iterable[Mapping[str, float]]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A test set: trajectories of the scalar outputs at points that no study trains on.
+    """A test set: trajectories of the scalar outputs, and of fields where these are learned, at points that no study trains on.
 
     Args:
         names: the parameters' names, in the order of the columns of ``points``.
@@ -35,6 +37,7 @@ class Reference:
         box: the parameter box that the points fill evenly.
         labels: of parameters that are no numbers: their values, which ``points`` counts from 0.
         provenance: how the file was made.
+        fields: true fields by name, ``N x T x …``, float32.
     """
 
     names: tuple[str, ...]
@@ -45,6 +48,7 @@ class Reference:
     box: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    fields: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         shape = (len(self.points), len(self.t), len(self.outputs))
@@ -53,7 +57,10 @@ class Reference:
                 f"The reference has points {self.points.shape} and values {self.values.shape}; with {len(self.names)} parameters, "
                 f"{len(self.t)} times and {len(self.outputs)} outputs they must be N x {len(self.names)} and {shape}."
             )
-        if not (np.isfinite(self.points).all() and np.isfinite(self.values).all()):
+        for name, fields in self.fields.items():
+            if fields.shape[:2] != shape[:2]:
+                raise ConfigError(f"The reference has the field '{name}' {fields.shape}; it must be {shape[0]} x {shape[1]} x …")
+        if not all(np.isfinite(a).all() for a in (self.points, self.values, *self.fields.values())):
             raise ConfigError("The reference holds NaN or infinity; leave out the members that fail.")
 
     def __len__(self) -> int:
@@ -70,7 +77,7 @@ class Reference:
     def thinned(self, times: int) -> Reference:
         """The same members at no more than so many of the times, evenly chosen, the last among them."""
         keep = np.unique(np.linspace(len(self.t) - 1, 0, min(times, len(self.t))).round().astype(int))
-        return replace(self, t=self.t[keep], values=self.values[:, keep])
+        return replace(self, t=self.t[keep], values=self.values[:, keep], fields={n: f[:, keep] for n, f in self.fields.items()})
 
     def write(self, path: str | Path) -> Path:
         """Write the file (compressed ``.npz``, plain arrays only), replacing an older one atomically."""
@@ -79,10 +86,10 @@ class Reference:
         about = {"names": self.names, "outputs": self.outputs, "box": dict(self.box), "provenance": dict(self.provenance)}
         about["labels"] = {name: list(values) for name, values in self.labels.items()}
         part = path.with_name(f".{path.name}.part")
+        arrays: dict[str, Array] = {"points": self.points, "t": self.t, "values": self.values}
+        arrays |= {f"{FIELD}{name}": values for name, values in self.fields.items()}
         with part.open("wb") as file:
-            np.savez_compressed(
-                file, points=self.points, t=self.t, values=self.values, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-            )
+            np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays)  # type: ignore[arg-type]
         os.replace(part, path)
         return path
 
@@ -106,6 +113,7 @@ class Reference:
                     {name: (float(low), float(high)) for name, (low, high) in about["box"].items()},
                     about["provenance"],
                     about.get("labels", {}),
+                    {n.removeprefix(FIELD): np.asarray(file[n], dtype=np.float32) for n in file.files if n.startswith(FIELD)},
                 )
         except FileNotFoundError as error:
             raise ConfigError(f"The reference file {path} does not exist; make it with scripts/make_reference.py.") from error

@@ -1,10 +1,13 @@
 """Surrogates as plain graphs of tensor operations, for export to other programs.
 
 A graph maps ``n x d'`` inputs (parameters in the unit cube, then t if there is one) to the calibrated mean and standard
-deviation, each ``n x m`` in the outputs' own units. Nothing in it depends on the number of rows.
+deviation, each ``n x m`` in the outputs' own units; where whole fields are learned, the cells of the fields stand in place
+of their coefficients. Nothing in it depends on the number of rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +16,34 @@ from alearn.errors import AlearnError
 from alearn.surrogate.auto import AutoSurrogate
 from alearn.surrogate.base import Surrogate
 from alearn.surrogate.ensemble import DeepEnsemble
+from alearn.surrogate.field import FieldDecoder
 from alearn.surrogate.gp import ExactGP
+from alearn.surrogate.growing import GrowingEnsemble
 from alearn.surrogate.population import Population
 from alearn.surrogate.stacked import Stacked
 
-EXPORTABLE = ("ensemble", "population", "gp", "auto (whichever of these leads)")
+EXPORTABLE = ("ensemble", "growing", "population", "gp", "auto (whichever of these leads)")
 
 
-def graph_of(surrogate: Surrogate) -> nn.Module:
+def graph_of(surrogate: Surrogate, fields: Sequence[FieldDecoder] = ()) -> nn.Module:
     """The surrogate as a graph.
+
+    Args:
+        surrogate: what to write as a graph.
+        fields: of which fields its last outputs are the coefficients.
 
     Raises:
         AlearnError: this kind of surrogate has none.
     """
+    found = _graph(surrogate)
+    return FieldGraph(found, fields) if fields else found
+
+
+def _graph(surrogate: Surrogate) -> EnsembleGraph | GPGraph:
     if isinstance(surrogate, AutoSurrogate):
-        return graph_of(surrogate.leader)
+        return _graph(surrogate.leader)
+    if isinstance(surrogate, GrowingEnsemble):
+        return _graph(surrogate.inner)
     if isinstance(surrogate, DeepEnsemble):
         return EnsembleGraph(surrogate, surrogate.average, surrogate.prior)
     if isinstance(surrogate, Population):
@@ -55,16 +71,21 @@ class EnsembleGraph(nn.Module):
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """``n x d'`` to mean and standard deviation, each ``n x m``."""
+        mean, draws, noise = self.parts(X)
+        return mean, ((draws**2).sum(dim=0) + noise).sqrt()
+
+    def parts(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean ``n x m``, deviations ``K x n x m`` whose outer products sum to the covariance, and the noise's variance ``n x m``."""
         x = self.scaling.inputs(X).float()
         out = self.net(x)
         values = out[..., : self.m] if self.prior is None else out[..., : self.m] + self.prior(x)
         values = values.double() * self.scaling.scale + self.scaling.mean
-        mean = values.mean(dim=0)
-        variance = (((values - mean) ** 2).sum(dim=0) / (self.estimators - 1)) * self.factor**2
+        mean = values.sum(dim=0) / self.estimators  # a node named "mean" within would be taken for ONNX's output of that name
+        draws = (values - mean) * (self.factor / (self.estimators - 1) ** 0.5)
+        noise = torch.zeros_like(mean)
         if self.noisy:
-            noise = torch.exp(out[..., self.m :].clamp(-14.0, 6.0)).double() * self.scaling.scale**2
-            variance = variance + noise.mean(dim=0)
-        return mean, variance.sqrt()
+            noise = (torch.exp(out[..., self.m :].clamp(-14.0, 6.0)).double() * self.scaling.scale**2).mean(dim=0)
+        return mean, draws, noise
 
 
 class GPGraph(nn.Module):
@@ -124,3 +145,31 @@ class GPGraph(nn.Module):
         variance = self.amplitude[:, 0] - ((self.whiten @ cross) ** 2).sum(dim=1)
         std = (variance.clamp_min(1e-12) * self.factor**2 + self.noise).sqrt() * self.scale
         return (mean * self.scale + self.mean).T, std.T
+
+
+class FieldGraph(nn.Module):
+    """A graph whose last outputs are coefficients of fields, and the fields in their place: the single numbers, then every cell of
+    every field in row-major order."""
+
+    def __init__(self, inner: EnsembleGraph | GPGraph, fields: Sequence[FieldDecoder]) -> None:
+        super().__init__()
+        self.inner, self.singles = inner, fields[0].first
+        self.columns = [(f.first, f.first + len(f.modes)) for f in fields]
+        for i, f in enumerate(fields):
+            for name in ("centre", "modes", "lost"):
+                self.register_buffer(f"{name}{i}", torch.as_tensor(getattr(f, name)).clone())
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """``n x d'`` to mean and standard deviation, each ``n x (s + cells)``, float64."""
+        if isinstance(self.inner, EnsembleGraph):
+            mean, draws, noise = self.inner.parts(X)
+        else:
+            mean, std = self.inner(X)
+            draws, noise = torch.zeros_like(mean)[None], std**2
+        means, variances = [mean[:, : self.singles]], [(draws[..., : self.singles] ** 2).sum(dim=0) + noise[:, : self.singles]]
+        for i, (first, last) in enumerate(self.columns):
+            centre, modes, lost = (self.get_buffer(f"{name}{i}") for name in ("centre", "modes", "lost"))
+            means.append((mean[:, first:last].float() @ modes + centre).double())
+            spread = ((draws[..., first:last].float() @ modes) ** 2).sum(dim=0)
+            variances.append((spread + noise[:, first:last].float() @ modes**2 + lost).double())
+        return torch.cat(means, dim=1), torch.cat(variances, dim=1).sqrt()

@@ -30,9 +30,10 @@ class OverTime(Model):
         surrogate: over (parameters, t), or over parameters only.
         t_grid: the times at which the trajectory is looked at, ``T``, in t's own unit; ignored if not over t.
         weights: how much each of the ``T`` times matters in ``trajectory_std``; None is all alike.
+        scale: by what each of the ``m`` outputs is divided in ``trajectory_std``; None is the surrogate's ``output_scale``.
     """
 
-    def __init__(self, surrogate: Surrogate, t_grid: Any = None, weights: Any = None) -> None:
+    def __init__(self, surrogate: Surrogate, t_grid: Any = None, weights: Any = None, scale: Any = None) -> None:
         super().__init__()
         self.surrogate = surrogate
         if surrogate.over_t:
@@ -46,8 +47,10 @@ class OverTime(Model):
             raise ConfigError(f"The weights of {len(grid)} times are {w.tolist()}; give one number of at least 0 for each.")
         self.register_buffer("t_grid", grid)
         self.register_buffer("weights", w / w.sum())
+        self.register_buffer("scale", None if scale is None else torch.as_tensor(scale, dtype=torch.float64))
         self.t_grid: Tensor
         self.weights: Tensor
+        self.scale: Tensor | None
 
     @property
     def T(self) -> int:
@@ -134,7 +137,7 @@ class OverTime(Model):
         Memory is bounded: 10^5 points and more are fine.
         """
         parts = []
-        scale = self.surrogate.output_scale.to(X)
+        scale = (self.surrogate.output_scale if self.scale is None else self.scale).to(X)
         for x in X.split(max(1, CHUNK // self.T)):
             variance = (self.surrogate.predict(self.expand(x)).epistemic / scale) ** 2
             over_outputs = variance.mean(dim=-1).reshape(len(x), self.T)

@@ -39,7 +39,7 @@ class Streams:
         self._y: dict[int, list[Floats]] = {}
 
     def add(self, group: int, t: Floats, y: Floats) -> None:
-        """Take in steps of a running member: times ``n`` and outputs ``n x m``, in order."""
+        """Take in steps of a running member: times ``n`` and rows' outputs ``n x width``, in order."""
         self._t.setdefault(group, []).append(t)
         self._y.setdefault(group, []).append(y)
 
@@ -49,9 +49,9 @@ class Streams:
         self._y.pop(group, None)
 
     def seen(self, group: int) -> tuple[Floats, Floats]:
-        """At most ``OBSERVED`` of the member's steps: times ``o`` and outputs ``o x m``."""
+        """At most ``OBSERVED`` of the member's steps: times ``o`` and outputs ``o x width``."""
         if group not in self._t:
-            return np.zeros(0), np.zeros((0, self._features.m))
+            return np.zeros(0), np.zeros((0, self._features.width))
         t, y = np.concatenate(self._t[group]), np.concatenate(self._y[group])
         chosen = np.unique(np.linspace(0, len(t) - 1, min(OBSERVED, len(t))).round().astype(int))
         return t[chosen], y[chosen]
@@ -78,7 +78,7 @@ def remaining_variance(surrogate: Surrogate, features: Features, x: Floats, t: F
         posterior: Any = surrogate.posterior(rows)
     if not isinstance(posterior, EnsemblePosterior):
         return None
-    scale = surrogate.output_scale.double().cpu().numpy()
+    scale = features.scale(surrogate.output_scale.double().cpu().numpy())
     values = posterior.values.double().cpu().numpy() / scale  # K x (o + r) x m
     o = len(t) * features.m
     values = values.reshape(len(values), -1)

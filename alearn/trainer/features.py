@@ -1,4 +1,9 @@
-"""From samples to training rows: parameters to the unit cube, t as a column, the chosen outputs as numbers."""
+"""From samples to training rows: parameters to the unit cube, t as a column, the chosen outputs as numbers.
+
+A field among the outputs is written as coefficients (``alearn/surrogate/field.py``). A row's ``y`` holds first the single
+numbers, then every field's coefficients as they are remembered, which never change their meaning; ``targets`` makes of
+them what the surrogate learns.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import numpy as np
 from alearn.buffer import Rows
 from alearn.errors import ConfigError, UnknownName
 from alearn.space import Space
+from alearn.surrogate.field import FieldCode, FieldDecoder, FieldOptions, joint_scale
 from alearn.types import Array, Field, Floats, Parameters, Sample, Schema
 
 MAX_AUTO = 64
@@ -38,21 +44,32 @@ class Features:
     Args:
         space: the parameters.
         schema: what a time step carries.
-        outputs: names of fields (an array field gives all its elements, named ``u[3]`` or ``u[1,2]``) or of single
-            elements; "auto" takes all scalar fields or, if there is none, all fields up to 64 numbers.
+        outputs: names of fields or of single elements of them. A field of up to ``elements`` numbers gives all its elements,
+            named ``u[3]`` or ``u[1,2]``; a larger one is learned as a whole, by ``rank`` coefficients named ``u.pod0`` and on.
+            "auto" takes all scalar fields or, if there is none, all fields up to 64 numbers.
         over_t: whether t is an input.
+        field: see ``FieldOptions``.
 
     Raises:
         UnknownName: an output that the schema does not have.
         ConfigError: "auto" would take too many numbers, an element lies outside its field, or none is left.
     """
 
-    def __init__(self, space: Space, schema: Schema, outputs: str | Sequence[str] = "auto", over_t: bool = True) -> None:
+    def __init__(
+        self,
+        space: Space,
+        schema: Schema,
+        outputs: str | Sequence[str] = "auto",
+        over_t: bool = True,
+        field: Mapping[str, Any] | None = None,
+    ) -> None:
         self.space = space
         self.schema = schema
         self.over_t = over_t
-        self._columns = _choose(schema, outputs)
-        self.outputs = tuple(c.name for c in self._columns)
+        self.options = FieldOptions.of(field)
+        self._columns, whole = _choose(schema, outputs, self.options.elements)
+        self.codes = tuple(FieldCode(f, self.options) for f in whole)
+        self.outputs = (*(c.name for c in self._columns), *(f"{c.field.name}.pod{i}" for c in self.codes for i in range(c.rank)))
         by_field: dict[str, tuple[list[int], list[int]]] = {}
         for at, column in enumerate(self._columns):
             where, index = by_field.setdefault(column.field, ([], []))
@@ -73,6 +90,26 @@ class Features:
         return len(self.outputs)
 
     @property
+    def width(self) -> int:
+        """Columns of a row's ``y``."""
+        return len(self._columns) + sum(c.width for c in self.codes)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The schema's fields that the outputs are made of."""
+        return tuple(dict.fromkeys((*(c.field for c in self._columns), *(c.field.name for c in self.codes))))
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The single numbers and whole fields that are learned."""
+        return (*(c.name for c in self._columns), *(c.field.name for c in self.codes))
+
+    @property
+    def ready(self) -> bool:
+        """Whether samples can be made rows: every field that is learned has a basis."""
+        return all(c.begun for c in self.codes)
+
+    @property
     def X(self) -> Floats:
         """The members' points in the unit cube, ``n x d``, in the order of their numbers."""
         return np.array(self._points).reshape(len(self._points), self.space.d)
@@ -91,10 +128,14 @@ class Features:
         n = len(samples)
         groups = np.array([self.number(s.member, s.parameters) for s in samples], dtype=np.int64).reshape(n)
         x = np.empty((n, self.d))
-        y = np.empty((n, self.m))
+        y = np.empty((n, self.width))
         for i, sample in enumerate(samples):
             x[i, : self.space.d] = self._points[groups[i]]
-            y[i] = self.values(sample.values)
+            y[i, : len(self._columns)] = self.values(sample.values)
+        at = len(self._columns)
+        for code in self.codes:
+            y[:, at : at + code.width] = _coded(code, samples)
+            at += code.width
         t = np.array([s.t for s in samples], dtype=np.float64).reshape(n)
         if self.over_t:
             x[:, -1] = t
@@ -104,11 +145,46 @@ class Features:
         return (rows if good.all() else rows.take(np.flatnonzero(good))), good
 
     def values(self, values: Mapping[str, Any]) -> Floats:
-        """The outputs of one step's values, ``m``."""
-        y = np.empty(self.m)
+        """The single numbers among the outputs of one step's values, ``s``."""
+        y = np.empty(len(self._columns))
         for name, (where, index) in self._fields.items():
             y[where] = np.asarray(values[name], dtype=np.float64).reshape(-1)[index]
         return y
+
+    # --- fields ------------------------------------------------------------------------------------------------------
+
+    def begin(self, samples: Sequence[Sample]) -> None:
+        """Make the fields' first bases from these samples."""
+        for code in self.codes:
+            fields = _flat(code, samples)
+            sound = fields[np.isfinite(fields).all(axis=1)]
+            if len(sound) and not code.begun:
+                code.begin(sound)
+
+    def renew(self) -> bool:
+        """Let the fields' coefficients follow the data; True if some of them mean something else now."""
+        return sum(code.renew() for code in self.codes) > 0
+
+    def targets(self, y: Floats) -> Floats:
+        """What the surrogate learns of rows' ``n x width``: ``n x m``."""
+        if not self.codes:
+            return y
+        parts, at = [y[:, : len(self._columns)]], len(self._columns)
+        for code in self.codes:
+            parts.append(code.targets(y[:, at : at + code.width]))
+            at += code.width
+        return np.concatenate(parts, axis=1)
+
+    def decoders(self) -> tuple[FieldDecoder, ...]:
+        """The way from the surrogate's outputs to the fields."""
+        if not self.ready:
+            return ()
+        firsts = np.cumsum([len(self._columns), *(c.rank for c in self.codes)]).tolist()
+        return tuple(code.decoder(first) for code, first in zip(self.codes, firsts, strict=False))
+
+    def scale(self, output_scale: Floats) -> Floats:
+        """The outputs' scales where one number is wanted for all of them (``joint_scale``), from the surrogate's, each ``m``."""
+        return joint_scale(output_scale, [(c.rank, c.used) for c in self.codes])
 
     def inputs(self, x: Floats, t: Floats) -> Floats:
         """All pairs of ``n x d`` points and ``T`` times as rows, ``n T x d'``, t running fastest; without t, ``n x d``."""
@@ -121,38 +197,64 @@ class Features:
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        """The members met so far."""
-        return {"members": dict(self.members), "points": self.X}
+        """The members met so far, and the fields' bases."""
+        return {
+            "members": dict(self.members),
+            "points": self.X,
+            "fields": {c.field.name: c.state_dict() for c in self.codes},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.members = {str(k): int(v) for k, v in state["members"].items()}
         self._points = list(np.asarray(state["points"], dtype=np.float64))
+        for code in self.codes:
+            code.load_state_dict(state["fields"][code.field.name])
 
 
-def _choose(schema: Schema, outputs: str | Sequence[str]) -> list[_Column]:
+def _flat(code: FieldCode, samples: Sequence[Sample]) -> Array:
+    """The samples' fields, ``k x n``."""
+    return np.array([np.ravel(s.values[code.field.name]) for s in samples], dtype=np.float32).reshape(len(samples), code.size)
+
+
+def _coded(code: FieldCode, samples: Sequence[Sample]) -> Floats:
+    """The samples' coefficients in the memory, ``k x width``; NaN for fields that are not finite."""
+    fields = _flat(code, samples)
+    sound = np.isfinite(fields).all(axis=1)
+    out = np.full((len(fields), code.width), np.nan)
+    if sound.any():
+        out[sound] = code.codes(fields[sound])
+        if not code.version:
+            code.renew()
+    return out
+
+
+def _choose(schema: Schema, outputs: str | Sequence[str], elements: int) -> tuple[list[_Column], list[Field]]:
+    """The single numbers, and the fields that are learned as a whole."""
     if outputs == "auto":
         if schema.scalars:
-            return [_Column(n, n, 0) for n in schema.scalars]
+            return [_Column(n, n, 0) for n in schema.scalars], []
         fields = [f for f in schema.fields if not f.name.startswith("_")]
         total = sum(_size(f) for f in fields)
         if total > MAX_AUTO:
             raise ConfigError(
                 f"A time step has no scalar field and {total} numbers in its arrays, more than {MAX_AUTO}; "
-                f"name the outputs to learn (fields {', '.join(schema.names)}, or elements like {schema.names[0]}[0])."
+                f"name the outputs to learn (whole fields, {', '.join(schema.names)}, or elements like {schema.names[0]}[0])."
             )
         chosen: Sequence[str] = [f.name for f in fields]
     else:
         chosen = [outputs] if isinstance(outputs, str) else list(outputs)
     columns: list[_Column] = []
+    known = {f.name: f for f in schema.fields}
+    whole = [known[n] for n in chosen if n in known and _size(known[n]) > elements]
     for name in chosen:
-        columns += _expand(schema, name)
-    if not columns:
+        columns += [] if known.get(name) in whole else _expand(schema, name)
+    if not columns and not whole:
         raise ConfigError(f"No output is chosen; name at least one of {', '.join(schema.names)}, or 'auto'.")
-    names = [c.name for c in columns]
+    names = [*(c.name for c in columns), *(f.name for f in whole)]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise ConfigError(f"The output {twice[0]} is chosen twice; name each once.")
-    return columns
+    return columns, whole
 
 
 def _expand(schema: Schema, name: str) -> list[_Column]:

@@ -21,7 +21,8 @@ from alearn.space import Space
 from alearn.surrogate import Batch, OnlineSurrogate, OverTime, Surrogate
 from alearn.surrogate.base import Competing, Counted
 from alearn.trainer.continuation import Streams, remaining_variance
-from alearn.trainer.evaluate import Truth, common_outputs, judge
+from alearn.trainer.early import Early
+from alearn.trainer.evaluate import Truth, judge_study
 from alearn.trainer.features import Features
 from alearn.trainer.grid import TimeGrid
 from alearn.trainer.guard import Guard, capture, reinstate
@@ -59,6 +60,7 @@ class InlineTrainer:
         buffer: a registered buffer's name.
         buffer_options: its options.
         outputs: see ``Features``.
+        field: how whole fields among the outputs are learned; see ``FieldOptions``.
         over_t: whether t is an input; "auto" is yes (with one step a member it is constant and harmless).
         seed: of everything random in here.
         device: "cpu", "cuda", … or "auto": a CUDA device if there is one.
@@ -87,6 +89,7 @@ class InlineTrainer:
         buffer: str = "reservoir",
         buffer_options: Mapping[str, Any] | None = None,
         outputs: str | Sequence[str] = "auto",
+        field: Mapping[str, Any] | None = None,
         over_t: bool | str = "auto",
         seed: int = 0,
         device: str = "auto",
@@ -109,7 +112,7 @@ class InlineTrainer:
             )
         self.threads = threads
         self.device = device_of(device)
-        self.features = Features(space, schema, outputs, over_t if isinstance(over_t, bool) else True)
+        self.features = Features(space, schema, outputs, over_t if isinstance(over_t, bool) else True, field)
         seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
         given = {"d": self.features.d, "m": self.features.m, "over_t": self.features.over_t, "seed": seeds[0]}
         self.surrogate: Surrogate = build("surrogate", surrogate, surrogate_options, **given).to(self.device)
@@ -123,12 +126,13 @@ class InlineTrainer:
         self._history = History(history_mb, seeds[2])
         self._grid = TimeGrid()
         self._prequential = Prequential()
-        self._jury = Jury(self.features.m, holdout_share, seeds[3], lambda weights: self._copy(weights))
+        self._jury = Jury(self.features.m, holdout_share, seeds[3], lambda weights: self._copy(weights), self.features.targets)
         self._guard = Guard(self.surrogate)
         self._last: dict[int, int] = {}
         self._killed: set[int] = set()
         self._ended: set[int] = set()
         self._streams = Streams(self.features)
+        self._early = Early(self.features)
         self._waiting: list[Rows] = []
         self._trained = False
         self._fits = 0
@@ -140,7 +144,7 @@ class InlineTrainer:
     @property
     def fields(self) -> tuple[str, ...]:
         """The schema's fields that training needs."""
-        return tuple(dict.fromkeys(name.partition("[")[0] for name in self.features.outputs))
+        return self.features.sources
 
     @property
     def surrogate_name(self) -> str:
@@ -159,8 +163,8 @@ class InlineTrainer:
 
     @property
     def samples(self) -> int:
-        """Samples taken in, held-out ones included."""
-        return sum(self._last.values()) + len(self._last)
+        """Samples taken in, held-out ones and those that wait for a field's basis included."""
+        return sum(self._last.values()) + len(self._last) + len(self._early)
 
     @property
     def buffered(self) -> int:
@@ -197,7 +201,10 @@ class InlineTrainer:
         Returns:
             how many were new.
         """
-        rows, _ = self.features.rows(self._unknown(samples))
+        return self._take(self._early.pass_on(self._unknown(samples)))
+
+    def _take(self, samples: Sequence[Sample]) -> int:
+        rows, _ = self.features.rows(samples)
         if not len(rows):
             return 0
         times = rows.x[:, -1] if self.features.over_t else np.zeros(len(rows))
@@ -221,7 +228,8 @@ class InlineTrainer:
         newest: dict[str, int] = {}
         new = []
         for sample in samples:
-            known = newest.get(sample.member, self._last.get(self.features.members.get(sample.member, -1), -1))
+            last = max(self._early.newest(sample.member), self._last.get(self.features.members.get(sample.member, -1), -1))
+            known = newest.get(sample.member, last)
             if sample.step > known:
                 newest[sample.member] = sample.step
                 new.append(sample)
@@ -230,8 +238,8 @@ class InlineTrainer:
     def _test(self, rows: Rows) -> None:
         mean, std = self._predict(rows.x)
         scale = self.surrogate.output_scale.cpu().numpy()
-        error = mean - rows.y
-        self._prequential.add(rows.group, error / scale, error / np.maximum(std, 1e-12 * scale))
+        error = mean - self.features.targets(rows.y)
+        self._prequential.add(rows.group, error / self.features.scale(scale), error / np.maximum(std, 1e-12 * scale))
 
     def _learn(self, rows: Rows) -> None:
         if not len(rows):
@@ -311,11 +319,14 @@ class InlineTrainer:
         return self.loss
 
     def _fit(self, updates: int | None) -> None:
+        self._take(self._early.release())
         rows = self._history.rows()
         if rows is None:
             return
         self._weigh()
         self._jury.hear(rows)
+        if self.features.renew():
+            self._jury.forget()  # it would be asked for coefficients that mean something else now
         batch = self._batch(rows, self._weights.of(rows))
         self.loss = self._guard.burst(lambda: self.surrogate.fit(batch, updates=updates))
         self._jury.remember(self.surrogate, rows)
@@ -385,12 +396,17 @@ class InlineTrainer:
 
     def _over_time(self) -> OverTime:
         times = self._grid.times(0, len(self._grid), LOOK)
-        return OverTime(self.surrogate, times if len(times) else np.zeros(1)).to(self.device)
+        return OverTime(self.surrogate, times if len(times) else np.zeros(1), scale=self._scale()).to(self.device)
+
+    def _scale(self) -> Floats:
+        """The outputs' scales where one number is wanted for all of them, ``m``."""
+        return self.features.scale(self.surrogate.output_scale.double().cpu().numpy())
 
     def trajectory_std(self, x: Floats) -> Floats:
         """Root mean normalised epistemic variance over the observed trajectory at ``n x d`` points, ``n``.
 
-        Each output's variance is divided by the square of its standard deviation over the data seen.
+        Each output's variance is divided by the square of its standard deviation over the data seen (of a field: the sum of
+        its coefficients' variances by that of their squared standard deviations).
         """
         points = torch.as_tensor(np.atleast_2d(np.asarray(x, dtype=np.float64)), device=self.device)
         return np.asarray(self._over_time().trajectory_std(points).cpu().numpy())
@@ -398,8 +414,8 @@ class InlineTrainer:
     def _variance(self, x: Floats, times: Floats) -> Floats:
         """Normalised epistemic variance, mean over outputs, ``n x T``."""
         inputs = torch.as_tensor(self.features.inputs(x, times), device=self.device)
-        std = self.surrogate.predict(inputs).epistemic.double() / self.surrogate.output_scale.to(self.device)
-        value: Floats = (std**2).mean(dim=1).reshape(len(x), -1).cpu().numpy()
+        std = self.surrogate.predict(inputs).epistemic.double().cpu().numpy() / self._scale()
+        value: Floats = (std**2).mean(axis=1).reshape(len(x), -1)
         return value
 
     def member_scores(
@@ -462,7 +478,7 @@ class InlineTrainer:
             return float(self._variance(x[None], np.zeros(1)).mean())
         times = self._grid.times(step + 1, total, LOOK)
         t, y = self._streams.seen(self.features.members.get(name, -1))
-        given = remaining_variance(self.surrogate, self.features, x, t, y, times)
+        given = remaining_variance(self.surrogate, self.features, x, t, self.features.targets(y), times)
         return float(self._variance(x[None], times).mean()) if given is None else given
 
     def evaluate(self, test: Truth | None) -> tuple[dict[str, float], dict[str, float]]:
@@ -473,10 +489,7 @@ class InlineTrainer:
         """
         if test is None:
             return {}, self._jury.report() or ({"coverage95": p["coverage95"]} if (p := self._prequential.summary()) else {})
-        theirs, ours = common_outputs(test, self.features.outputs)
-        x = self.features.space.to_unit(list(test.parameters))
-        mean, std = self._trajectories(x, np.asarray(test.t, dtype=np.float64))
-        return judge(mean[..., ours], std[..., ours], np.asarray(test.values, dtype=np.float64)[..., theirs], x)
+        return judge_study(self.surrogate, self.features, test)
 
     def prequential(self) -> dict[str, float]:
         """The running error of arriving members, predicted before they were learned; empty until there is one."""
@@ -487,7 +500,7 @@ class InlineTrainer:
         return self._prequential.residuals(np.array([self.features.members.get(m, -1) for m in members], dtype=np.int64))
 
     def _batch(self, rows: Rows, weights: Floats) -> Batch:
-        tensors = (torch.as_tensor(a, device=self.device) for a in (rows.x, rows.y, weights, rows.group))
+        tensors = (torch.as_tensor(a, device=self.device) for a in (rows.x, self.features.targets(rows.y), weights, rows.group))
         return Batch(*tensors)
 
     # --- snapshots -------------------------------------------------------------------------------------------------
@@ -530,6 +543,7 @@ class InlineTrainer:
             "grid": self._grid.state_dict(),
             "prequential": self._prequential.state_dict(),
             "jury": self._jury.state_dict(),
+            "early": self._early.state_dict(),
             "weights": self._weights.state_dict(),
             "last": {str(k): v for k, v in self._last.items()},
             "killed": sorted(self._killed),
@@ -551,6 +565,7 @@ class InlineTrainer:
         self._grid.load_state_dict(state["grid"])
         self._prequential.load_state_dict(state["prequential"])
         self._jury.load_state_dict(state["jury"])
+        self._early.load_state_dict(state["early"])
         self._weights.load_state_dict(state["weights"])
         self._last = {int(k): int(v) for k, v in state["last"].items()}
         self._killed, self._ended = set(state["killed"]), set(state["ended"])

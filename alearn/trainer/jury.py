@@ -32,12 +32,15 @@ class Jury:
         share: share of the members to hold out, besides those named.
         seed: of that choice.
         copy: makes a surrogate like the one that is trained, with the given weights.
+        targets: makes of rows' ``y`` what the surrogate predicts.
     """
 
-    def __init__(self, m: int, share: float, seed: int, copy: Callable[[Mapping[str, Any]], Surrogate]) -> None:
+    def __init__(
+        self, m: int, share: float, seed: int, copy: Callable[[Mapping[str, Any]], Surrogate], targets: Callable[[Floats], Floats]
+    ) -> None:
         self.calibrator = Calibrator(m)
         self.factor: Floats = np.ones(m)
-        self._share, self._seed, self._copy = share, seed, copy
+        self._share, self._seed, self._copy, self._targets = share, seed, copy, targets
         self._named: set[str] = set()
         self._held: dict[int, list[Rows]] = {}
         self._quiet: set[int] = set()
@@ -67,13 +70,17 @@ class Jury:
         if self._before is not None and new.any():
             met = rows.take(np.flatnonzero(new))
             mean, std = predict(self._before, met.x)
-            self.calibrator.add(mean, std, met.y, met.group, self._factor_before, weight=ACQUIRED)
+            self.calibrator.add(mean, std, self._targets(met.y), met.group, self._factor_before, weight=ACQUIRED)
 
     def remember(self, surrogate: Surrogate, rows: Rows) -> None:
         """After a fit on all ``rows``: this is the surrogate that predicts the members to come."""
         self._before = self._copy(surrogate.state_dict())
         self._factor_before = self.factor
         self._known = set(np.unique(rows.group).tolist())
+
+    def forget(self) -> None:
+        """The surrogate of the last fit is no longer asked: its outputs mean something else now."""
+        self._before = None
 
     def verdict(self, surrogate: Surrogate, last: Mapping[int, int], ended: set[int], everything: bool) -> list[Rows]:
         """Predict the complete held-out members, set the calibration factor, and hand their rows over to be learned.
@@ -89,7 +96,7 @@ class Jury:
         released = [Rows.concatenate(self._held.pop(g)) for g in ready]
         for rows in released:
             mean, std = predict(surrogate, rows.x)
-            self.calibrator.add(mean, std, rows.y, rows.group, self.factor)
+            self.calibrator.add(mean, std, self._targets(rows.y), rows.group, self.factor)
         if self.calibrator.groups:
             self.factor = self.calibrator.factor()
             surrogate.scale_variance(torch.as_tensor(self.factor))

@@ -3,9 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alearn.errors import ConfigError
 from alearn.trainer import judge
-from alearn.trainer.evaluate import common_outputs
+from alearn.trainer.evaluate import truths
 
 
 def test_errors_are_normalised_by_output_and_taken_by_member():
@@ -43,11 +42,13 @@ def test_constant_outputs_and_certain_predictions_stay_finite():
     assert np.isfinite(calibration["sharpness"])
 
 
-def test_shared_outputs_are_matched_by_name():
-    test = SimpleNamespace(parameters=[], t=np.zeros(1), outputs=("c", "a"), values=np.zeros((0, 1, 2)))
-    assert common_outputs(test, ("a", "b", "c")) == ([0, 1], [2, 0])
-    with pytest.raises(ConfigError, match="share none"):
-        common_outputs(test, ("x",))
+def test_shared_outputs_are_matched_by_name_and_elements_are_found_in_fields():
+    test = SimpleNamespace(parameters=[0], t=np.zeros(1), outputs=("c", "a"), values=np.array([[[3.0, 1.0]]]))
+    fields = {"u": np.arange(6.0).reshape(1, 1, 2, 3)}
+    found, ours = truths(test, fields, ("a", "b", "u[1,2]", "c"))
+    assert ours == [0, 2, 3]
+    assert found.tolist() == [[[1.0, 5.0, 3.0]]]
+    assert truths(test, fields, ("x",))[1] == []
 
 
 def test_proper_scores_and_the_regions_of_the_box():
