@@ -10,9 +10,10 @@
             run.put(t=time, u=u, energy=energy)
 
 This one file needs nothing but the standard library and imports nothing else of alearn (but for the study's
-transforms, where they are to run here), so it may be copied beside a simulation. Arrays may be numpy arrays or
-anything with the buffer protocol; numpy is imported only for values that need it. Outside a study, that is without
-``ALEARN_STREAM`` in the environment, ``connect`` returns a run that checks what is put and sends nothing.
+transforms, where they are to run here), so it may be copied beside a simulation: that is why it is one file, however
+long. Arrays may be numpy arrays or anything with the buffer protocol; numpy is imported only for values that need it.
+Outside a study, that is without ``ALEARN_STREAM`` in the environment, ``connect`` returns a run that checks what is put
+and sends nothing.
 
 The errors here are the client's own, for the reason that the file stands alone: they are not those of
 ``alearn.errors``, which no simulation needs to import. ::
@@ -53,6 +54,8 @@ HEADER = struct.Struct("<4sBBHIQ")
 """magic, kind, flags, 0, length of the head, length of the body; the CRC-32 of these 20 bytes and the head follows."""
 CRC = struct.Struct("<I")
 STEP_HEAD = struct.Struct("<Qd")
+PLACED_HEAD = struct.Struct("<QdQ")
+"""Of a STEP whose body lies in the memory that the writer shares: number, t, and where."""
 ACK_HEAD = struct.Struct("<QI")
 HEADER_BYTES = HEADER.size + CRC.size
 LARGE = 1 << 15
@@ -63,6 +66,8 @@ SEND_BUFFER = 400 << 10
 HELLO, WELCOME, STEP, ACK, STOP, END, ERROR, CHALLENGE, PROOF, STEER, STEERED = range(1, 12)
 BODY_CRC = 1
 """Flag of a STEP: its head ends with the CRC-32 of the body."""
+IN_MEMORY = 2
+"""Flag of a STEP: it has no body, and its head says where in the shared memory the fields lie."""
 SEALED = 1
 """Flag of a CHALLENGE over plain TCP: after the proofs every frame ends with a seal. A writer accepts no other."""
 SEAL_BYTES = 16
@@ -70,6 +75,8 @@ RECORD = 1 << 14
 """The most bytes of one TLS record."""
 LOOK_S = 0.0005
 """How often a writer of small steps looks for acknowledgements while its window has room."""
+PATIENCE_S = 1.0
+"""How long a step that the kernel does not take as a whole keeps ``put``: what is left would lie here until the next."""
 ACK_STOP, ACK_END = 1, 2
 """Flags in an ACK's or WELCOME's head: please stop; your END has arrived."""
 
@@ -241,6 +248,7 @@ def connect(
         steps_total=steps_total,
         units=units,
         transform=env.get("ALEARN_TRANSFORM", ""),
+        memory=bool(env.get("ALEARN_MEMORY", "")),
     )
 
 
@@ -332,6 +340,7 @@ class Run:
         steps_total: how many steps will be put, if known.
         units: unit of each field.
         transform: the study's transforms, if they are to run here; they need alearn, not only this file.
+        memory: large steps may go through memory that this process shares with the reader, if the reader is on this machine.
     """
 
     def __init__(
@@ -346,6 +355,7 @@ class Run:
         steps_total: int = 0,
         units: Mapping[str, str] | None = None,
         transform: str = "",
+        memory: bool = False,
     ) -> None:
         self.member = member
         self.attempt = attempt
@@ -360,7 +370,10 @@ class Run:
         self._schema: tuple[Field, ...] | None = None
         self._transform = _transforms(transform, member) if transform else None
         self._link: _Link | None = None
-        self._window: deque[tuple[int, bytes, bytes | bytearray]] = deque()
+        self._share = memory
+        self._memory: _Memory | None = None
+        self._size = 0
+        self._window: deque[_Kept] = deque()
         self._window_bytes = 0
         self._spare: list[bytearray] = []
         self._end = b""
@@ -389,8 +402,7 @@ class Run:
         elif isinstance(error, Stopped):
             self.close("stopped")
         elif isinstance(error, (DeadlineExceeded, Refused)):
-            self._drop("")
-            self._closed = True
+            self._leave()
         else:
             said = f"exit code {error.code}" if isinstance(error, SystemExit) else " ".join(str(error).split())
             self._limits = Limits(self._limits.window, min(self._limits.deadline_s, 10.0), min(self._limits.reconnect_s, 10.0))
@@ -465,28 +477,41 @@ class Run:
         if self.step < self.acknowledged:
             self.step += 1
             return
-        body = self._pack(given)
-        if self._window and self._window_bytes + len(body) > self._limits.window:
+        if self._window and self._window_bytes + self._size > self._limits.window:
             self._wait(
-                lambda: self._stop or not self._window or self._window_bytes + len(body) <= self._limits.window,
-                f"step {self._window[0][0]} to be acknowledged ({self._window_bytes} bytes are in flight, the window is full)",
+                lambda: self._stop or not self._window or self._window_bytes + self._size <= self._limits.window,
+                f"step {self._window[0].step} to be acknowledged ({self._window_bytes} bytes are in flight, the window is full)",
             )
             if self._stop:
                 raise Stopped(f"The learner asked member {self.member} to stop before step {self.step}.")
-        head = STEP_HEAD.pack(self.step, t)
-        first = self._first + CRC.pack(zlib.crc32(head, self._first_crc)) + head
+        kept = self._keep(t, self._pack(given))
         if self._link is None:
             self._open()
-        self._window.append((self.step, first, body))
-        self._window_bytes += len(body)
+        self._window.append(kept)
+        self._window_bytes += self._size
         self.step += 1
-        self._queue(first, body)
-        # A slow reader may leave bytes here while the window has room: they follow with the next put.
-        patience = now + 0.05
+        self._queue(kept.head, kept.body)
+        # A slow reader may leave bytes here while the window has room: they follow with the next put, whenever that is.
+        patience = now + PATIENCE_S
         if self._link is not None:
             self._link.send(0.05)
         while (self._link is None or self._link.out) and time.monotonic() < patience:
             self._turn(0.05)
+
+    def _keep(self, t: float, parts: list[Any]) -> _Kept:
+        """The next step's frame and copy, which stays until it is acknowledged."""
+        if self._memory is not None:
+            place = self._memory.write(parts)
+            return _Kept(self.step, frame(STEP, PLACED_HEAD.pack(self.step, t, place), flags=IN_MEMORY), b"", place)
+        head = STEP_HEAD.pack(self.step, t)
+        first = self._first + CRC.pack(zlib.crc32(head, self._first_crc)) + head
+        if self._size < LARGE:
+            return _Kept(self.step, first, b"".join(parts), -1)
+        # Large steps go into buffers of earlier ones: memory fresh from the system costs more than the copy.
+        body = self._spare.pop() if self._spare else bytearray(self._size)
+        with memoryview(body) as view:
+            _fill(view, parts)
+        return _Kept(self.step, first, body, -1)
 
     def steering(self) -> dict[str, Any]:
         """The values that somebody has steered this member to since the last call (``alearn steer``); mostly none.
@@ -531,7 +556,7 @@ class Run:
         if self._schema is None:
             self._schema = ()
         try:
-            self._wait(lambda: not self._window, lambda: f"step {self._window[0][0]} to be acknowledged")
+            self._wait(lambda: not self._window, lambda: f"step {self._window[0].step} to be acknowledged")
             said = json.dumps({"steps": max(self.step, self.acknowledged), "status": status, "reason": reason})
             self._end = frame(END, said.encode())
             if self._link is not None:
@@ -540,8 +565,7 @@ class Run:
         finally:
             if self._transform is not None:
                 self._transform.report()
-            self._closed = True
-            self._drop("the run was closed")
+            self._leave()
 
     # -- the stream ---------------------------------------------------------------------------------------
 
@@ -554,9 +578,12 @@ class Run:
             self._schema = tuple(Field(f.name, f.shape, f.dtype, f.unit) for f in announced.fields)
         if not self._schema:
             raise SchemaError("The step carries no values; give at least one named number or array besides t.")
-        size = sum(math.prod(f.shape) * struct.calcsize(DTYPES[f.dtype]) for f in self._schema)
-        self._first = HEADER.pack(MAGIC, STEP, 0, 0, STEP_HEAD.size, size)
+        self._size = sum(math.prod(f.shape) * struct.calcsize(DTYPES[f.dtype]) for f in self._schema)
+        self._first = HEADER.pack(MAGIC, STEP, 0, 0, STEP_HEAD.size, self._size)
         self._first_crc = zlib.crc32(self._first)
+        if self._share and self._size >= LARGE and self._address is not None and self._address.scheme == "unix":
+            with contextlib.suppress(OSError, AttributeError, ImportError, ValueError):  # not here: through the socket then
+                self._memory = _Memory(self._size, max(1, self._limits.window // self._size))
 
     def _ready(self) -> None:
         if self._closed:
@@ -564,7 +591,8 @@ class Run:
         if os.getpid() != self._pid:
             raise StreamError(f"The run of member {self.member} was opened by process {self._pid}; a fork of it cannot put steps.")
 
-    def _pack(self, given: dict[str, Any]) -> bytes | bytearray:
+    def _pack(self, given: dict[str, Any]) -> list[Any]:
+        """The bytes of every field, in the schema's order."""
         if self._transform is not None:
             given = _transforming(self._transform, given, self.step)
         schema = self._schema or ()
@@ -572,24 +600,17 @@ class Run:
             names = [f.name for f in schema]
             missing, extra = [n for n in names if n not in given], [n for n in given if n not in names]
             raise SchemaError(f"The step's fields changed: missing {missing}, unexpected {extra}; every step must carry {names}.")
-        parts = [_conform(f, given[f.name]) for f in schema]
-        length = sum(map(len, parts))
-        if length < LARGE or self._address is None:
-            return b"".join(parts)
-        # Large steps go into buffers of earlier ones: memory fresh from the system costs more than the copy.
-        body = self._spare.pop() if self._spare else bytearray(length)
-        at = 0
-        with memoryview(body) as view:
-            for part in parts:
-                view[at : at + len(part)] = part
-                at += len(part)
-        return body
+        return [_conform(f, given[f.name]) for f in schema]
 
     def _forget(self, steps: int) -> None:
         """Let go of steps that are acknowledged; the buffers of large ones are kept for the next."""
-        while self._window and self._window[0][0] < steps:
-            body = self._window.popleft()[2]
-            self._window_bytes -= len(body)
+        while self._window and self._window[0].step < steps:
+            kept = self._window.popleft()
+            self._window_bytes -= self._size
+            if self._memory is not None:
+                self._memory.free(kept.place)  # a reader that has yet to look there drops what it finds: it has that step
+                continue
+            body = kept.body
             # an acknowledgement may overtake a step that an earlier attempt has sent, too: then its bytes are still needed
             unsent = self._link is not None and any(part.obj is body for part in self._link.out)
             room = self._window_bytes + (len(self._spare) + 1) * len(body) <= self._limits.window
@@ -637,6 +658,13 @@ class Run:
         except (_Lost, OSError) as error:
             self._drop(str(error) or type(error).__name__)
 
+    def _leave(self) -> None:
+        self._closed = True
+        self._drop("the run was closed")
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
     def _drop(self, why: str) -> None:
         if self._link is not None:
             self._link.close()
@@ -672,14 +700,16 @@ class Run:
                 self._drop(str(error) or type(error).__name__)
                 continue
             self._welcomed = False
+            if self._memory is not None and isinstance(self._link, _Link):
+                self._link.descriptor = self._memory.descriptor
             self._queue(self._hello())
             # Steps may follow the hello at once, except where the reader may have some of them already.
             if self._opened or self.attempt > 1:
                 self._await_welcome()
             self._opened = True
-            for step, head, body in self._window:
-                if step >= self.acknowledged:
-                    self._queue(head, body)
+            for kept in self._window:
+                if kept.step >= self.acknowledged:
+                    self._queue(kept.head, kept.body)
             self._queue(self._told() if self._taken else b"")
             self._queue(self._end)
 
@@ -770,6 +800,74 @@ class Run:
             _raise_error(head)
 
 
+class _Kept(NamedTuple):
+    """A step that is not yet acknowledged: its frame, and its body there or its place in the shared memory."""
+
+    step: int
+    head: bytes
+    body: bytes | bytearray
+    place: int
+
+
+class _Memory:
+    """Memory that the reader sees too, in which large steps stay until they are acknowledged.
+
+    Written once here and copied once there, a step costs this process nothing but the copy, and the reader may come when it
+    likes. Linux only (``memfd_create``); the file has no name and goes with its last process. It can be neither shortened nor
+    grown, or touching it might kill the reader.
+
+    Args:
+        size: bytes of a step.
+        count: how many there may be.
+
+    Raises:
+        OSError: the system does not give the memory.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        import fcntl
+        import mmap
+
+        stride = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.descriptor = os.memfd_create("alearn", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.descriptor, stride * count)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self._map = mmap.mmap(self.descriptor, stride * count)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self._view = memoryview(self._map)
+        self._free = list(range(0, stride * count, stride))[::-1]
+
+    def write(self, parts: list[Any]) -> int:
+        """Put a step where there is room, rather where the last one was freed, which is in the processor's cache; returns where."""
+        place = self._free.pop()
+        _fill(self._view[place:], parts)
+        return place
+
+    def free(self, place: int) -> None:
+        self._free.append(place)
+
+    def close(self) -> None:
+        self._view.release()
+        self._map.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_free"):  # made as a whole, and perhaps never closed
+            self.close()
+
+
+def _fill(view: memoryview, parts: list[Any]) -> None:
+    at = 0
+    for part in parts:
+        view[at : at + len(part)] = part
+        at += len(part)
+
+
 class _Link:
     """One connected socket, with TLS or without: bytes queued to go out, frames cut from what came in.
 
@@ -790,6 +888,8 @@ class _Link:
         self._in = bytearray()
         self.out: deque[memoryview] = deque()
         self.seals: tuple[Seal, Seal] | None = None
+        self.descriptor: int | None = None
+        """Of a file that goes to the reader with the next bytes."""
 
     def certificate(self) -> bytes:
         """SHA-256 of the reader's certificate; empty without TLS."""
@@ -819,7 +919,7 @@ class _Link:
         until = 0.0
         while out:
             try:
-                sent = self._sock.send(out[0]) if self._tls else self._sock.sendmsg(list(islice(out, 16)))
+                sent = self._sock.send(out[0]) if self._tls else self._sock.sendmsg(list(islice(out, 16)), self._enclosed())
             except self._again:
                 until = until or time.monotonic() + wait_s
                 if wait_s <= 0 or time.monotonic() >= until or self.wait(wait_s) & select.POLLIN:
@@ -827,11 +927,15 @@ class _Link:
                 continue
             except OSError as error:
                 return str(error)
+            self.descriptor = None
             while out and sent >= len(out[0]):
                 sent -= len(out.popleft())
             if sent:
                 out[0] = out[0][sent:]
         return ""
+
+    def _enclosed(self) -> list[tuple[int, int, bytes]]:
+        return [] if self.descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", self.descriptor))]
 
     def wait(self, timeout_s: float) -> int:
         """Wait for something to come, or for room if something is to be sent; returns poll's flags."""

@@ -187,7 +187,7 @@ def test_later_steps_follow_the_first():
     run = alone()
     run.put(0.0, n=np.int32(1), x=np.float32(0), u=np.zeros(2, np.float32))
     run.put(1.0, n=2, x=0.5, u=np.ones(2))  # plain numbers and wider floats fit
-    assert run._pack({"n": 2, "x": 0.5, "u": np.ones(2)}) == np.int32(2).tobytes() + np.float32([0.5, 1, 1]).tobytes()
+    assert b"".join(run._pack({"n": 2, "x": 0.5, "u": np.ones(2)})) == np.int32(2).tobytes() + np.float32([0.5, 1, 1]).tobytes()
     with pytest.raises(client.SchemaError, match="dtype complex128"):
         run.put(2.0, n=1, x=1j, u=np.zeros(2))
     with pytest.raises(client.SchemaError, match="announced with int32"):

@@ -511,7 +511,7 @@ class TransportConformance:
         with self.opened(reconnect_s=0.3) as reader:
             run = client.connect(environ=self.environment(reader, "m0001"))
             run.put(t=0.0, y=1.0)
-        with pytest.raises(client.DeadlineExceeded, match=r"No reader has opened member m0001's stream at .* in 0\.[3-9]"):
+        with pytest.raises(client.DeadlineExceeded, match=r"No reader has opened member m0001's stream at .* in [\d.]+ s"):
             run.close()
 
     def test_many_writers_at_a_time(self, reader: Reader) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hmac
+import mmap
+import os
 import socket
 import ssl
+import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +28,7 @@ _DISCARDED = 64 << 20
 _POOLED = 32 << 20
 _POOLED_SIZES = 4
 _STEP_BYTES = wire.HEADER_BYTES + wire.STEP_HEAD.size
+_PLACED_BYTES = wire.HEADER_BYTES + wire.PLACED_HEAD.size
 _AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -79,6 +84,41 @@ class _Lease(np.ndarray[Any, np.dtype[np.uint8]]):
             self.home.append(self.memory)
 
 
+class SharedMemory:
+    """Memory of a writer's, seen from here; read only.
+
+    Args:
+        descriptor: of a memory file, closed here. It must be sealed against shortening: touching what is gone would kill us.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        try:
+            if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+                raise ProtocolError("the memory that it shares may be shortened; it must be sealed against that")
+            self._map = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ProtocolError(f"what it shares is no memory that can be seen here: {error}") from error
+        finally:
+            os.close(descriptor)
+
+    def copy(self, place: int, into: memoryview) -> None:
+        """Copy what lies at a place.
+
+        Raises:
+            ProtocolError: there is not so much.
+        """
+        if place + len(into) > len(self._map):
+            raise ProtocolError(f"it points to byte {place} of the {len(self._map)} that it shares; a step of {len(into)} ends behind them")
+        source = np.frombuffer(self._map, np.uint8, len(into), place)
+        np.copyto(np.frombuffer(into, np.uint8), source)  # numpy lets others run meanwhile
+
+    def close(self) -> None:
+        self._map.close()
+
+
 class Frame(NamedTuple):
     """A frame that arrived whole: its kind, head and (for a STEP) its read-only body."""
 
@@ -131,12 +171,20 @@ class Connection:
         self._start = self._end = 0
         self._filling: memoryview | None = None
         self._filled = 0
+        self._descriptors: list[int] = []
+        self._memory: SharedMemory | None = None
         self.error: ProtocolError | None = None
         self._frame: tuple[int, int, bytes] = (0, 0, b"")
         self._layout: list[tuple[str, tuple[int, ...], np.dtype[Any], int]] = []
 
     def accept(self, schema: Schema) -> None:
-        """The writer is known: steps of this schema may come."""
+        """The writer is known: steps of this schema may come.
+
+        Raises:
+            ProtocolError: it enclosed something other than memory that can be shared.
+        """
+        if self._descriptors:
+            self._memory = SharedMemory(self._descriptors.pop())
         self.step_bytes = schema.nbytes
         self._expected = wire.HEADER.pack(wire.MAGIC, wire.STEP, 0, 0, wire.STEP_HEAD.size, schema.nbytes)
         self._expected_crc = zlib.crc32(self._expected)
@@ -187,13 +235,15 @@ class Connection:
         left = quantum
         # a large body is followed by the next frame's header only, so that the next body lands in its own buffer at once
         ahead = wire.HEADER_BYTES + 20 if self.step_bytes >= wire.LARGE else len(self._buffer)
+        if self._memory is not None:  # each of these frames stands for a whole step
+            ahead = _PLACED_BYTES * max(1, quantum // max(1, self.step_bytes))
         while left > 0:
             self._compact()
             tail = self._view[self._end : min(self._end + ahead, len(self._buffer))]
             try:
                 if self._filling is None:
                     room = len(tail)
-                    got = self.sock.recv_into(tail)
+                    got = self.sock.recv_into(tail) if self.state != "hello" else self._enclosed(tail)
                     self._end += got
                 else:
                     rest = self._filling[self._filled :]
@@ -209,12 +259,34 @@ class Connection:
             if got == 0:
                 return frames, True
             left -= got
+            before = len(frames)
             self._cut(frames)
+            if self._memory is not None:
+                left -= self.step_bytes * (len(frames) - before)
             if self.state != "open" or self.error is not None:
                 break  # the owner must look at a hello or a proof before what follows can be judged
             if got < room and self.tls is None:
                 break  # the kernel has no more
         return frames, False
+
+    def _enclosed(self, tail: memoryview) -> int:
+        """Receive what may be a hello, which may bring a descriptor with it."""
+        if self.sock.family != socket.AF_UNIX or self.tls is not None:
+            return self.sock.recv_into(tail)
+        got, enclosed, _, _ = self.sock.recvmsg_into([tail], socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        for level, kind, data in enclosed:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._descriptors += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+        return got
+
+    def close(self) -> None:
+        """Close the socket and let go of the writer's memory."""
+        self.sock.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def more(self) -> list[Frame]:
         """The frames that the buffer already holds, after the state has changed."""
@@ -259,6 +331,10 @@ class Connection:
                         return
                     first = bytes(view[at : at + wire.HEADER_BYTES + head_bytes])
                     self._verify(first)
+                    if flags & wire.IN_MEMORY:
+                        self._start = at + len(first)
+                        frames.append(Frame(kind, first[wire.HEADER_BYTES :], self._copied(first)))
+                        continue
                 else:
                     first = first[: wire.HEADER_BYTES]  # the header waits for the head that it vouches for
                     length = head_bytes
@@ -288,6 +364,10 @@ class Connection:
                 raise ProtocolError(f"it sent a frame of kind {kind} where a step or the end was due")
         elif kind != due:
             raise ProtocolError(f"it sent a frame of kind {kind} where {'nothing' if due is None else f'kind {due}'} was due")
+        if kind == wire.STEP and flags & wire.IN_MEMORY:
+            if self._memory is None or head_bytes != wire.PLACED_HEAD.size or body_bytes:
+                raise ProtocolError("it says that a step lies in memory, which it has not shared or does not point into")
+            return
         if kind == wire.STEP:
             wanted = wire.STEP_HEAD.size + (wire.CRC.size if flags & wire.BODY_CRC else 0)
             if head_bytes != wanted:
@@ -298,6 +378,14 @@ class Connection:
         limit = {wire.PROOF: PROOF_BYTES, wire.HELLO: HELLO_BYTES, wire.END: END_BYTES, wire.STEERED: STEERED_BYTES}[kind]
         if head_bytes > limit or body_bytes:
             raise ProtocolError(f"it sent a frame of kind {kind} with {head_bytes} + {body_bytes} bytes; at most {limit} + 0 are allowed")
+
+    def _copied(self, first: bytes) -> memoryview:
+        """A step out of the writer's memory, read-only."""
+        assert self._memory is not None
+        place = wire.PLACED_HEAD.unpack_from(first, wire.HEADER_BYTES)[2]
+        body = self.buffers.take(self.step_bytes)
+        self._memory.copy(place, body)
+        return body.toreadonly()
 
     def _whole(self) -> Frame:
         assert self._filling is not None

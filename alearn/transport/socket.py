@@ -155,7 +155,7 @@ class SocketReader:
             raise TransportError(f"The socket {target} cannot be opened: {error}.") from error
         self._path = target
         self._identity = _identity(target)
-        self._env["ALEARN_STREAM"] = f"unix:{target}"
+        self._env |= {"ALEARN_STREAM": f"unix:{target}", "ALEARN_MEMORY": "1"}
         return listener
 
 

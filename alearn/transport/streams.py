@@ -442,7 +442,7 @@ class StreamEngine:
             elif connection.state in ("tls", "proof", "hello") and why:
                 self._deliver("", Broken("", 0, f"A connection closed before it had introduced itself: {why}."))
         self._interest(connection)
-        connection.sock.close()
+        connection.close()
 
     def _read(self, connection: Connection) -> None:
         if connection.closed:
@@ -524,7 +524,7 @@ class StreamEngine:
         if connection.next_step is None:
             if step > known.acknowledged:
                 raise ProtocolError(f"its first step is {step}; steps from {known.acknowledged} on are missing")
-        elif step != connection.next_step:
+        elif step != connection.next_step and not connection.next_step < step <= known.acknowledged:
             raise ProtocolError(f"it sent step {step} where step {connection.next_step} was due")
         connection.next_step = step + 1
         sample = Sample(connection.member, connection.attempt, step, t, known.parameters, connection.unpack(f.body))
@@ -588,7 +588,7 @@ class StreamEngine:
             self._closing = self._closing or self._failure is None
             for connection in self._connections:
                 connection.closed = True
-                connection.sock.close()
+                connection.close()
             for sock in self._adopted:
                 sock.close()
             self._connections.clear()

@@ -17,6 +17,10 @@ def where(view):
     return np.frombuffer(view, np.uint8).__array_interface__["data"][0]
 
 
+def through_the_socket(reader):
+    return {**reader.address("m0001", 1), "ALEARN_MEMORY": ""}
+
+
 def test_a_buffer_is_used_again_only_when_nobody_looks_into_it():
     buffers = Buffers()
     first = buffers.take(16 * MIB)
@@ -100,7 +104,7 @@ def test_steps_that_are_held_keep_their_values_while_others_pass():
 
 def test_the_writers_buffers_stay_within_the_window():
     reader = SocketReader(window_mb=2)
-    run = client.connect(environ=reader.address("m0001", 1))
+    run = client.connect(environ=through_the_socket(reader))
     owner, writer = Owner(reader), Background(lambda: ([run.put(t=n, u=np.full(40_000, n)) for n in range(60)], run.close()))
     owner.until(lambda o: bool(o.ends), "the end")
     writer.join()
@@ -111,12 +115,12 @@ def test_the_writers_buffers_stay_within_the_window():
 
 def test_bytes_that_are_still_on_their_way_are_not_used_again():
     reader = SocketReader()
-    run = client.connect(environ=reader.address("m0001", 1))
+    run = client.connect(environ=through_the_socket(reader))
     owner = Owner(reader)
     run.put(t=0.0, u=np.zeros(10_000))
     owner.until(lambda o: len(o.kept) == 1, "the first step")
     body = bytearray(80_000)
-    run._window.append((1, b"", body))
+    run._window.append(client._Kept(1, b"", body, -1))
     run._window_bytes += len(body)
     run._link.out.append(memoryview(body))
     run._forget(2)
