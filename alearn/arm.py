@@ -29,6 +29,7 @@ from alearn.controller import StudyState
 from alearn.controller import decisions as do
 from alearn.controller.member import Record
 from alearn.controller.turns import take_turns
+from alearn.copies import Copies
 from alearn.errors import ConfigError, DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
 from alearn.launcher import Adopting, Elastic, past_exit, sweep
 from alearn.learner import Answer, Gone, Hold, Judge, Measure, Measured, Propose, Rescore, RunningMember, Save, Stored
@@ -36,7 +37,7 @@ from alearn.ledger import Ledger, SampleRefused
 from alearn.placement import Learning, open_learner, wait
 from alearn.steering import commands
 from alearn.transport.base import Broken, End, Hello, Steered, Steering
-from alearn.types import Exit, ExitCause, MemberState, Sample, member_id
+from alearn.types import Exit, ExitCause, MemberState, Sample, copied_member, member_id
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Arm:
         self.directory = directory
         self._root = root
         self._chronicle = Chronicle(ledger)
+        self._copies = Copies(rooms, self._chronicle, directory)
         self.learner: Learning | None = None
         self._show = show
         self._interrupted = interrupted
@@ -109,7 +111,7 @@ class Arm:
                 self._steer()
                 decided = self.rooms.policy.decide(self.state, time.time())
                 if self.rooms.config.launcher.options.get("placement") == "time":
-                    decided = take_turns(decided, running=bool(self.state.active), training=Measure in self._asked)
+                    decided = take_turns(decided, running=bool(self.state.busy), training=Measure in self._asked)
                 for decision in decided:
                     self._act(decision)
                 self._judge()
@@ -201,14 +203,16 @@ class Arm:
     def _receive(self) -> int:
         """Simulation -> transport -> ledger -> learner; a sample is acknowledged after it is durable."""
         batch: list[Sample] = []
+        heard: dict[tuple[str, int], int] = {}
         messages = self.rooms.reader.poll(0.02)
         for message in messages:
             match message:
                 case Hello():
                     self._welcome(message)
                 case Sample():
-                    if self._sound(message):
-                        batch.append(message)
+                    if (sound := self._sound(message)) is not None:
+                        batch.append(sound)
+                        heard[message.member, message.attempt] = message.step + 1
                 case Broken(fault=True):
                     self._fault(_misfit(message.member, message.reason))
                     self._streams[message.member, message.attempt] = message
@@ -219,11 +223,15 @@ class Arm:
                     if isinstance(message, Broken) and message.final:
                         self._cut[message.member, message.attempt] = time.monotonic()
         if batch:
-            self._store(batch)
+            self._store(batch, heard)
         return len(messages)
 
     def _welcome(self, hello: Hello) -> None:
         first = self.ledger.schema() is None
+        of = copied_member(hello.member)
+        if of is not None and not self._copies.wanted(of, hello.attempt):
+            self.rooms.reader.stop(hello.member, hello.attempt)
+            return
         try:
             if hello.schema.fields:  # a member that ends without a step announces none
                 self.ledger.set_schema(hello.schema)
@@ -234,32 +242,39 @@ class Arm:
             return
         self._streams[hello.member, hello.attempt] = None
         self.rooms.monitors.started(hello.member, hello.attempt, time.time())
-        record = self.state.active.get(hello.member)
+        record = self.state.active.get(of or hello.member)
         if record is not None and record.state is MemberState.STARTING:
             self._chronicle.record(
-                ev.MemberRunning(at=time.time(), member=hello.member, attempt=hello.attempt, steps_total=hello.steps_total)
+                ev.MemberRunning(at=time.time(), member=record.id, attempt=hello.attempt, steps_total=hello.steps_total)
             )
-        self.rooms.reader.acknowledge(hello.member, hello.attempt, self.ledger.stored_steps(hello.member))
+        self.rooms.reader.acknowledge(hello.member, hello.attempt, self.ledger.stored_steps(of or hello.member))
 
-    def _sound(self, sample: Sample) -> bool:
-        """False for what must not enter the archive; a monitor's alarm condemns its member."""
+    def _sound(self, sample: Sample) -> Sample | None:
+        """The step as it enters the archive; None for what must not. A monitor's alarm condemns its member."""
+        of = copied_member(sample.member)
+        if of is not None:
+            return None if of in self._faults else self._copies.take(sample)
         record = self.state.active.get(sample.member)
         welcome = record is not None and record.state is MemberState.RUNNING and record.attempt == sample.attempt
         if not welcome or sample.member in self._faults:
-            return False
+            return None
         alarm = self.rooms.monitors.see(sample, time.time())
         if alarm is None:
-            return True
+            return sample
         self._fault(alarm)
-        return sample.finite
+        return sample if sample.finite else None
 
     def _fault(self, alarm: ev.MonitorAlarm) -> None:
-        """A member is condemned: the policy kills it, and nothing more of this attempt is taken in."""
-        if alarm.member not in self._faults:
+        """A member is condemned: the policy kills it, and nothing more of this attempt is taken in. A copy is only ended."""
+        of = copied_member(alarm.member)
+        if of is not None:
+            self._copies.cut(of, alarm.reason)
+        elif alarm.member not in self._faults:
             self._faults[alarm.member] = alarm
             self._chronicle.record(alarm)
 
-    def _store(self, batch: Sequence[Sample]) -> None:
+    def _store(self, batch: Sequence[Sample], heard: Mapping[tuple[str, int], int]) -> None:
+        """Make steps durable and tell the writers, who of each stream were ``heard`` up to a step, and the learner."""
         schema = self.ledger.schema()
         assert schema is not None
         had = {s.member: self.ledger.stored_steps(s.member) for s in batch}
@@ -270,11 +285,15 @@ class Arm:
             except SampleRefused as error:
                 self._fault(_misfit(error.member, error))
                 batch = [s for s in batch if s.member != error.member]
-        for key in {(s.member, s.attempt) for s in batch}:
-            self.rooms.reader.acknowledge(*key, self.ledger.stored_steps(key[0]))
+        taken = {s.member for s in batch}
+        for (name, attempt), upto in heard.items():
+            member = copied_member(name) or name
+            if member in taken:  # each writer up to where it is: one that is behind its copy still sends what it makes
+                self.rooms.reader.acknowledge(name, attempt, min(upto, self.ledger.stored_steps(member)))
         batch = [s for s in batch if s.member not in self.state.revoked]
         if self.learner is not None:
-            new = [s for s in batch if had[s.member] <= s.step < self.ledger.stored_steps(s.member)]
+            sent = {(s.member, s.step): s for s in reversed(batch)}  # two copies may have sent the same step
+            new = [s for s in reversed(sent.values()) if had[s.member] <= s.step < self.ledger.stored_steps(s.member)]
             self.learner.tell(Stored(self.ledger.last_sample, [new]))
 
     def _collect(self) -> None:
@@ -313,10 +332,16 @@ class Arm:
                 waiting, patience = self._streams.get(key) is None, math.inf
             if waiting and not final and time.monotonic() - since < patience:
                 continue
-            del self._exits[key]
-            stream = self._streams.pop(key, None)
-            self._cut.pop(key, None)
+            stream = self._streams.get(key)
             state, reason, cause = self._verdict(gone, stream)
+            if state in ("lost", "failed") and not final and self._copies.may_save(gone.member):
+                continue
+            del self._exits[key]
+            self._streams.pop(key, None)
+            self._cut.pop(key, None)
+            if copied_member(gone.member) is not None:
+                self._copies.ended(gone, stream)
+                continue
             if state in ("killed", "failed"):
                 step = record.steps if (record := self.state.active.get(gone.member)) is not None else 0
                 self.news.append((gone.member, state, reason, step))
@@ -330,9 +355,9 @@ class Arm:
         if record is None or record.attempt != gone.attempt:
             return "lost", "its attempt was over before", gone.cause.value
         alarm = self._faults.get(gone.member)
-        if alarm is not None:
+        if alarm is not None and not record.won:
             return ("failed" if alarm.fault else "killed"), alarm.reason, alarm.monitor
-        if gone.cause is ExitCause.DONE and record.kill and not (isinstance(stream, End) and stream.status == "done"):
+        if gone.cause is ExitCause.DONE and record.kill and not record.won and not (isinstance(stream, End) and stream.status == "done"):
             return "killed", record.kill, "killed"
         if isinstance(stream, Broken) and stream.final and not record.kill and gone.cause in (ExitCause.DONE, ExitCause.CANCELLED):
             return "lost", stream.reason, "stream"
@@ -408,7 +433,8 @@ class Arm:
             return
         self._steered_at = now
         for alarm in self.rooms.monitors.check(now):
-            self._fault(alarm)
+            if not self._copies.may_save(alarm.member):
+                self._fault(alarm)
         for wish in commands(self._root):
             record = self.state.active.get(wish.member or "")
             if wish.command == "kill" and record is not None:
@@ -444,6 +470,7 @@ class Arm:
             log.warning("Member %s was not steered: transport=%s cannot; socket can.", record.id, self.rooms.config.transport.name)
             return
         self._chronicle.record(ev.SteerRequested(at=time.time(), member=record.id, attempt=record.attempt, values=values))
+        self._copies.cut(record.id, "what it copies was steered")
         carrier.steer(record.id, record.attempt, values)
 
     def _revoke(self, member: str, reason: str) -> None:
@@ -468,6 +495,10 @@ class Arm:
                 self._launch(member)
             case do.Kill():
                 self._kill(decision)
+            case do.Duplicate(member=member, reason=reason):
+                self._copies.launch(member, reason)
+            case do.Cut(member=member, reason=reason):
+                self._copies.cut(member, reason)
             case do.Spare(member=member, reason=reason):
                 self._chronicle.record(ev.GhostSpared(at=now, member=member, step=self.state.active[member].steps, reason=reason))
             case do.Requeue(member=member, reason=reason):

@@ -371,7 +371,7 @@ def _check(config: Config) -> None:
     _whole("failure.quarantine", f.quarantine, 0)
     _number("failure.radius", f.radius, 0, 1)
     _number("failure.slow", f.slow, 1, math.inf)
-    _choice("failure.stragglers", f.stragglers, ("wait", "kill", "restart"))
+    _choice("failure.stragglers", f.stragglers, ("wait", "kill", "restart", "duplicate"))
     for cause, seconds in f.backoff_s.items() if isinstance(f.backoff_s, Mapping) else [("", f.backoff_s)]:
         _number(f"failure.backoff_s{f'.{cause}' if cause else ''}", seconds, 0, 86400)
     backoff = f.backoff()

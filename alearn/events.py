@@ -232,6 +232,36 @@ class MemberEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopyLaunched(Event):
+    """A straggler's attempt runs a second time beside itself, under a name of its own (``alearn.types.copy_name``)."""
+
+    member: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyCut(Event):
+    """The copy of an attempt is to end."""
+
+    member: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyEnded(Event):
+    """The copy of an attempt is over. If its ``state`` is done, so is its member; otherwise it has only cost something."""
+
+    member: str
+    attempt: int
+    state: str
+    reason: str = ""
+    core_s: float = 0.0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRevoked(Event):
     """The user takes a member's samples back: they stay in the ledger, and leave training and the archive's views."""
 
@@ -289,7 +319,7 @@ KINDS: dict[str, type[Event]] = {
         StudyStarted, StudyResumed, StudyPaused, StudyContinued, BudgetChanged, StudyEnded,
         MemberQueued, MemberRescored, MemberRequeued, MemberLaunched, MemberRunning, SamplesStored, MemberScored, MonitorAlarm,
         CapacityChanged, KillRequested, SteerRequested, MemberSteered,
-        GhostSpared, MemberEnded, MemberRevoked, RoundDecided, Refitted, Evaluated, SnapshotWritten,
+        GhostSpared, MemberEnded, CopyLaunched, CopyCut, CopyEnded, MemberRevoked, RoundDecided, Refitted, Evaluated, SnapshotWritten,
     )
 }  # fmt: skip
 

@@ -240,6 +240,19 @@ def member_id(number: int) -> str:
     return f"m{number:04d}"
 
 
+_COPY = ".copy"
+
+
+def copy_name(member: str) -> str:
+    """The name under which a member's copy runs: every fence between members then stands between the two as well."""
+    return member + _COPY
+
+
+def copied_member(name: str) -> str | None:
+    """The member whose copy has this name; None if it is no copy's."""
+    return name.removesuffix(_COPY) if name.endswith(_COPY) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One streamed datum. Its identity is ``(member, step)``.

@@ -8,6 +8,8 @@ decision       answered by
 =============  ==========================================================
 ``Launch``     ``MemberLaunched``
 ``Kill``       ``KillRequested``, later ``MemberEnded``
+``Duplicate``  ``CopyLaunched``, later ``CopyEnded``
+``Cut``        ``CopyCut``, later ``CopyEnded``
 ``Spare``      ``GhostSpared``
 ``Requeue``    ``MemberRequeued``
 ``Wait``       nothing
@@ -58,6 +60,23 @@ class Kill(Decision):
     saved_steps: int = 0
     fault: bool = False
     cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate(Decision):
+    """Run a straggler's attempt a second time beside itself; the first of the two to finish is taken."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Decision):
+    """End the copy of an attempt."""
+
+    member: str
+    attempt: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

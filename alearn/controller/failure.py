@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from alearn.controller.decisions import Decision, Pause, Requeue, Wait
 from alearn.controller.member import Record
 from alearn.controller.state import StudyState
-from alearn.controller.stragglers import RESTART
+from alearn.controller.stragglers import COPY, RESTART
 from alearn.errors import ConfigError, UnknownName
 from alearn.types import Exit, ExitCause, MemberState
 
@@ -77,6 +77,8 @@ class Retry:
             record: the member's record at that time.
         """
         cause = exit.cause
+        if record.won:
+            return MemberState.DONE, "its copy was done first", COPY
         whole = cause is ExitCause.DONE and 0 < record.steps_total <= record.steps
         if record.kill and not whole:  # a simulation that stops politely when asked also exits with 0
             if record.kill_cause == RESTART and record.tries < self.max_attempts:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from alearn import events as ev
-from alearn.controller.member import SCORES_KEPT, Record, Settled, late, pack, require, value_ratio
+from alearn.controller.member import SCORES_KEPT, Copy, Record, Settled, late, pack, require, value_ratio
 from alearn.controller.ranking import Ranking
 from alearn.controller.state import BUDGET, StudyState
 from alearn.errors import IllegalEvent
@@ -62,6 +62,7 @@ def _study_resumed(s: StudyState, e: ev.StudyResumed) -> None:
     if not math.isnan(s._clock_since):
         s._clock_used += max(0.0, s.at - s._clock_since)
     s._clock_since = math.nan if s.paused else e.at
+    s._abandon_copies()
     for record in list(s.active.values()):
         s._abandon(record)
     s.ended = s.end_state = ""
@@ -148,7 +149,7 @@ def _launched(s: StudyState, e: ev.MemberLaunched) -> None:
     record.launched_at, record.running_at, record.last_step_at, record.pace_s = e.at, math.nan, math.nan, math.nan
     record.scores, record.remaining_value, record.best_value, record.surprise = (), math.nan, math.nan, math.nan
     record.monitor = record.alarm = record.kill = record.kill_cause = ""
-    record.fault = record.kill_fault = False
+    record.fault = record.kill_fault = record.copied = record.won = False
     record.kill_saves = 0
     s._hold(record)
 
@@ -250,6 +251,43 @@ def _kill_requested(s: StudyState, e: ev.KillRequested) -> None:
     record.kill, record.kill_saves, record.kill_fault, record.kill_cause = e.reason, e.saved_steps, e.fault, e.cause
     s.alarmed.pop(e.member, None)
     s.outbid[record.origin].discard(e.member)
+
+
+def _copy_launched(s: StudyState, e: ev.CopyLaunched) -> None:
+    record = s.look(e.member)
+    if not isinstance(record, Record) or not record.state.active or record.attempt != e.attempt or record.copied or e.member in s.copies:
+        raise IllegalEvent(f"CopyLaunched for attempt {e.attempt} of member {e.member}, which does not run alone.")
+    record.copied = True
+    s.copies[e.member] = Copy(e.attempt, e.at)
+    s.attempts += 1
+
+
+def _copy_cut(s: StudyState, e: ev.CopyCut) -> None:
+    copy = s.copies.get(e.member)
+    if copy is None or copy.attempt != e.attempt or copy.cut:
+        s.late += 1
+        return
+    copy.cut = e.reason or "cut"
+
+
+def _copy_ended(s: StudyState, e: ev.CopyEnded) -> None:
+    copy = s.copies.get(e.member)
+    if copy is None or copy.attempt != e.attempt:
+        s.late += 1
+        return
+    del s.copies[e.member]
+    s.core_s += e.core_s if math.isfinite(e.core_s) else 0.0
+    s.wall_s += e.wall_s if math.isfinite(e.wall_s) else 0.0
+    record = s.active.get(e.member)
+    if e.state == MemberState.DONE and record is not None and record.attempt == e.attempt and not record.kill:
+        record.won = True
+        s.won[e.member] = record
+
+
+def _steer_requested(s: StudyState, e: ev.SteerRequested) -> None:
+    record = s.look(e.member)
+    if isinstance(record, Record):
+        record.steered = True
 
 
 def _noted(s: StudyState, e: ev.Event) -> None:
@@ -370,7 +408,10 @@ _HANDLERS: dict[type[ev.Event], Callable[[StudyState, Any], None]] = {
     ev.MemberScored: _scored,
     ev.MonitorAlarm: _alarm,
     ev.KillRequested: _kill_requested,
-    ev.SteerRequested: _noted,
+    ev.CopyLaunched: _copy_launched,
+    ev.CopyCut: _copy_cut,
+    ev.CopyEnded: _copy_ended,
+    ev.SteerRequested: _steer_requested,
     ev.MemberSteered: _noted,
     ev.GhostSpared: _spared,
     ev.MemberEnded: _ended,

@@ -65,6 +65,8 @@ class Record:
         adoptable: it is lost only because the controller died.
         excused: attempts that are lost only because the controller died: they are not held against the member.
         lost_at, lost_by: when and by which cause its last attempt was lost, while it is.
+        copied: a copy of the present attempt was started; ``won``: the copy was done first.
+        steered: the user changed it while it ran, so that a copy would be another simulation.
         estimates: core- and wall seconds by attempt that were abandoned and of whose end nobody has heard.
     """
 
@@ -104,11 +106,23 @@ class Record:
     excused: int = 0
     lost_at: float = math.nan
     lost_by: str = ""
+    copied: bool = False
+    won: bool = False
+    steered: bool = False
 
     @property
     def tries(self) -> int:
         """Attempts that count against the member."""
         return self.attempt - self.excused
+
+
+@dataclass(slots=True)
+class Copy:
+    """The copy of an attempt: since when it runs, and why it is to end, if it is."""
+
+    attempt: int
+    launched_at: float
+    cut: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from alearn.controller.decisions import Acquire, Checkpoint, Decision, Evaluate, Kill, Launch, Refit, Stop, Wait, Withdraw
+from alearn.controller.decisions import Acquire, Checkpoint, Decision, Duplicate, Evaluate, Kill, Launch, Refit, Stop, Wait, Withdraw
 from alearn.controller.state import StudyState
 from alearn.errors import ConfigError
 
@@ -64,7 +64,7 @@ def room(state: StudyState, now: float) -> tuple[float, str]:
             left = (limit - state.steps - state.outstanding_steps) / each
         elif name == "core_s":
             each = state.member_core_s()
-            rest = limit - max(state.core_seconds(now), state.core_s + each * len(state.active))
+            rest = limit - max(state.core_seconds(now), state.core_s + each * state.busy)
             left = rest / each if each > 0 else math.copysign(math.inf, rest or -1.0)
         else:
             rest = limit - state.wall_clock(now)
@@ -105,7 +105,7 @@ class KeepSlotsFull:
                 gone.add(member)
                 why = f"its score fell from {record.first_score:.3g} to {record.score:.3g} since it was chosen"
                 out.append(Withdraw(member, f"withdrawn: {why}"))
-        free = self.capacity(state) - len(state.active)
+        free = self.capacity(state) - state.busy
         if free <= 0:
             return out
         fresh, binding = room(state, now)
@@ -246,20 +246,28 @@ class Policy:
         """What to do at ``now`` (Unix s)."""
         if not state.started or state.ended:
             return []
-        kills = self.kill.decide(state, now)
+        wanted = self.kill.decide(state, now)
+        kills = [d for d in wanted if not isinstance(d, Duplicate)]
+        copies = [] if state.paused else [d for d in wanted if isinstance(d, Duplicate)]
         retries = self.failure.decide(state, now)
         again = [] if state.paused else [d for d in retries if not isinstance(d, Wait)]
         ending = self.ending(state, now)
         if ending is not None and (ending.kill or not retries):  # what a pause holds back is not over
-            return [*kills, *self._wind_down(state, now, ending, {d.member for d in kills if isinstance(d, Kill)})]
-        out = [*kills, *again]
+            return [
+                *kills,
+                *([] if ending.kill else copies),
+                *self._wind_down(state, now, ending, {d.member for d in kills if isinstance(d, Kill)}),
+            ]
+        out = [*kills, *again, *copies]
         learn = self.learn.decide(state, now)
         if not state.paused:
             refused = self.screen.decide(state, now) if self.screen is not None else []
             taken_back = {d.member for d in refused if isinstance(d, Withdraw)}
             out += refused
-            out += [d for d in self.launch.decide(state, now) if not (isinstance(d, (Launch, Withdraw)) and d.member in taken_back)]
-            starving = len(state.active) < self.launch.capacity(state) and not state.queue and not learn
+            launches = self.launch.decide(state, now)
+            launches = [d for d in launches if not (isinstance(d, (Launch, Withdraw)) and d.member in taken_back)]
+            out += _leave_room(launches, self.launch.capacity(state) - state.busy - len(copies))
+            starving = state.busy < self.launch.capacity(state) and not state.queue and not learn
             if starving and state.steps > max(state.steps_at_refit, self.learn.first_steps - 1) and self.acquire.due(state, now):
                 learn = [Refit("slots are free and the next round waits for the surrogate")]
         out += learn
@@ -276,7 +284,7 @@ class Policy:
         return None
 
     def _wind_down(self, state: StudyState, now: float, ending: Ending, doomed: set[str]) -> list[Decision]:
-        if state.active:
+        if state.busy:
             if not ending.kill:
                 return list(self.learn.decide(state, now))
             return [
@@ -296,3 +304,10 @@ class Policy:
         if state.updates > state.snapshot_updates:
             return [Checkpoint("the end of the study")]
         return [Stop(ending.state, ending.reason)]
+
+
+def _leave_room(decisions: Sequence[Decision], free: int) -> list[Decision]:
+    """These decisions with no more launches than there are free slots."""
+    launches = [d for d in decisions if isinstance(d, Launch)]
+    late = launches[max(0, free) :]
+    return [d for d in decisions if d not in late]

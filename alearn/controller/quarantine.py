@@ -35,7 +35,7 @@ class Quarantine:
 
     def decide(self, state: StudyState, now: float) -> list[Decision]:
         """Which of the members that would be launched next are taken back."""
-        free = (state.slots or 1) - len(state.active)
+        free = (state.slots or 1) - state.busy
         if not self.failures or free < 1 or state.counts[MemberState.FAILED] < self.failures:
             return []
         self._read(state)

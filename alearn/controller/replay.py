@@ -6,10 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from alearn import events as ev
-from alearn.controller.decisions import Acquire, Checkpoint, Decision, Evaluate, Kill, Launch, Pause, Refit, Requeue, Spare, Stop, Withdraw
+from alearn.controller.decisions import (
+    Acquire,
+    Checkpoint,
+    Decision,
+    Duplicate,
+    Evaluate,
+    Kill,
+    Launch,
+    Pause,
+    Refit,
+    Requeue,
+    Spare,
+    Stop,
+    Withdraw,
+)
 from alearn.controller.folding import apply
 from alearn.controller.policy import Policy
 from alearn.controller.state import StudyState
+from alearn.controller.stragglers import COPY
 
 _LEARNED = (Acquire, Refit, Evaluate, Checkpoint)
 """Decisions that the learner carries out while the study goes on: their event comes later, and finds another state."""
@@ -20,6 +35,7 @@ BY_USER = "by the user"
 _KINDS: dict[type[ev.Event], type[Decision]] = {
     ev.MemberLaunched: Launch,
     ev.KillRequested: Kill,
+    ev.CopyLaunched: Duplicate,
     ev.GhostSpared: Spare,
     ev.MemberRequeued: Requeue,
     ev.RoundDecided: Acquire,
@@ -162,7 +178,7 @@ def hindsight(events: Iterable[ev.Event], policy: Policy) -> Hindsight:
                 steps[m] = steps.get(m, 0) + n
             case ev.MemberScored():
                 scored += 1
-            case ev.KillRequested(member=m, attempt=a, fault=False, reason=why) if not why.endswith(BY_USER):
+            case ev.KillRequested(member=m, attempt=a, fault=False, reason=why, cause=cause) if cause != COPY and not why.endswith(BY_USER):
                 if (m, a) in wanted:
                     same += 1
                 else:

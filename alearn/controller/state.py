@@ -10,7 +10,7 @@ import math
 from collections import Counter, deque
 
 from alearn import events as ev
-from alearn.controller.member import Record, Settled, unpack
+from alearn.controller.member import Copy, Record, Settled, unpack
 from alearn.controller.ranking import Ranking
 from alearn.errors import IllegalEvent
 from alearn.types import MemberState
@@ -35,6 +35,7 @@ class StudyState:
         counts: members by state; the withdrawn are among the killed.
         records: queued, active and lost members.
         active: the active ones, in the order of their launch.
+        copies: by member, the copies of attempts that hold a slot too; ``won``: active members whose copy was done first.
         queue: queued members; retries first, then the initial design, then by round, best score first.
         faded: queued members by present score over first score.
         lost: lost members by the attempts that count against them.
@@ -82,6 +83,8 @@ class StudyState:
         self.counts: dict[MemberState, int] = dict.fromkeys(MemberState, 0)
         self.records: dict[str, Record] = {}
         self.active: dict[str, Record] = {}
+        self.copies: dict[str, Copy] = {}
+        self.won: dict[str, Record] = {}
         self.queue = Ranking()
         self.faded = Ranking()
         self.lost = Ranking()
@@ -166,7 +169,12 @@ class StudyState:
     @property
     def idle(self) -> bool:
         """True if nothing runs and nothing waits to."""
-        return not self.active and not self.queue
+        return not self.busy and not self.queue
+
+    @property
+    def busy(self) -> int:
+        """Slots that are held: by active members and by copies."""
+        return len(self.active) + len(self.copies)
 
     @property
     def expected_steps(self) -> float:
@@ -207,11 +215,12 @@ class StudyState:
     def core_seconds(self, now: float) -> float:
         """Core-seconds spent: those of ended attempts, and what the active ones have used so far at the same rate."""
         rate = self.core_s / self.wall_s if self.wall_s > 0 else 1.0
-        return self.core_s + rate * max(0.0, len(self.active) * now - self._active_since)
+        copies = sum(now - copy.launched_at for copy in self.copies.values())
+        return self.core_s + rate * max(0.0, len(self.active) * now - self._active_since + copies)
 
     def member_core_s(self) -> float:
         """Mean core-seconds of an ended attempt; 0 before one ended."""
-        over = self.attempts - len(self.active) - self.origins["data"]  # what ran before the study cost it nothing
+        over = self.attempts - self.busy - self.origins["data"]  # what ran before the study cost it nothing
         return self.core_s / over if over > 0 else 0.0
 
     def wall_clock(self, now: float) -> float:
@@ -265,6 +274,14 @@ class StudyState:
         record.excused += 1
         self.lost.set(record.id, record.tries)
 
+    def _abandon_copies(self) -> None:
+        """The copies' controller died: they are nobody's any more, and cost what they have used as far as anybody knows."""
+        for copy in self.copies.values():
+            wall = max(0.0, self.at - copy.launched_at)
+            core = wall * (self.core_s / self.wall_s if self.wall_s > 0 else 1.0)
+            self.core_s, self.wall_s = self.core_s + core, self.wall_s + wall
+        self.copies.clear()
+
     def _settle_estimate(self, record: Record, attempt: int) -> bool:
         """Take back what an abandoned attempt was thought to have cost, now that it is known; False if nothing was."""
         core, wall = (record.estimates or {}).pop(attempt, (math.nan, math.nan))
@@ -281,5 +298,6 @@ class StudyState:
         if not self.active:
             self._active_since = 0.0  # no drift from sums of large floats
         self.alarmed.pop(record.id, None)
+        self.won.pop(record.id, None)
         self.outbid[record.origin].discard(record.id)
         self.surprising.discard(record.id)

@@ -32,7 +32,7 @@ class BudgetSpent:
                 return Ending("done", f"the budget of {_amount(name, limit)} is spent", kill=True)
         free, binding = room(state, now)
         retry = binding != "wall_s" and any(state.records[m].attempt for m in state.queue.first(1))  # retries wait at the head
-        if state.active or retry or free >= 1:
+        if state.busy or retry or free >= 1:
             return None
         rest = "is spent" if binding == "members" else "leaves no room for another member"
         return Ending("done", f"the budget of {_amount(binding, state.budget[binding])} {rest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alearn.controller.decisions import Decision, Evaluate, Launch, Refit
+from alearn.controller.decisions import Decision, Duplicate, Evaluate, Launch, Refit
 
 
 def take_turns(decisions: Sequence[Decision], *, running: bool, training: bool) -> list[Decision]:
@@ -21,7 +21,7 @@ def take_turns(decisions: Sequence[Decision], *, running: bool, training: bool) 
     wanted = training or any(isinstance(d, (Refit, Evaluate)) for d in decisions)
     held: tuple[type[Decision], ...] = ()
     if wanted:
-        held += (Launch,)
+        held += (Launch, Duplicate)
     if running:
         held += (Refit, Evaluate)
     return [d for d in decisions if not isinstance(d, held)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from alearn.errors import LedgerError
 from alearn.events import (
+    CopyEnded,
     Event,
     KillRequested,
     MemberEnded,
@@ -100,6 +101,9 @@ class MemberTable:
                 yield _with(row, score=event.score, why=event.why or row.member.why)
         elif isinstance(event, MemberRequeued):
             yield _with(self.get(event.member), state=MemberState.QUEUED, reason="")
+        elif isinstance(event, CopyEnded):
+            row = self.get(event.member)
+            yield _with(row, core_s=row.member.core_s + event.core_s)
         elif isinstance(event, MemberRevoked):
             yield _with(self.get(event.member), revoked=event.reason or "revoked")
         elif isinstance(event, SamplesStored):

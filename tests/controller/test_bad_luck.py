@@ -1,14 +1,16 @@
 """Back-off before a retry, regions in quarantine, and stragglers."""
 
+import dataclasses
+
 import pytest
 
 from alearn import events as ev
 from alearn.config import Config
 from alearn.controller import Kill, Launch, NeverKill, Requeue, Retry
-from alearn.controller.decisions import Wait, Withdraw
+from alearn.controller.decisions import Cut, Duplicate, Wait, Withdraw
 from alearn.controller.quarantine import Quarantine
-from alearn.controller.stragglers import RESTART, Stragglers
-from alearn.errors import ConfigError, UnknownName
+from alearn.controller.stragglers import COPY, RESTART, Stragglers
+from alearn.errors import ConfigError, IllegalEvent, UnknownName
 from alearn.types import Exit, ExitCause, MemberState
 
 
@@ -178,12 +180,90 @@ def test_a_restarted_straggler_is_lost_and_tried_again(story):
     assert [type(d) for d in Retry().decide(s.state, s.now)] == [Requeue]
 
 
+def copied(story):
+    """A straggler and its copy."""
+    s, slow = with_a_slow_one(story)
+    s.tell(ev.CapacityChanged, slots=2)
+    rule = Stragglers(NeverKill(), action="duplicate", factor=5.0)
+    s.now += 100
+    (decision,) = rule.decide(s.state, s.now)
+    assert isinstance(decision, Duplicate)
+    s.tell(ev.CopyLaunched, member=slow, attempt=1, reason=decision.reason)
+    assert s.state.busy == 2
+    assert rule.decide(s.state, s.now + 100) == []
+    return s, slow, rule
+
+
+def test_a_copy_needs_a_free_slot(story):
+    s, _ = with_a_slow_one(story)
+    s.tell(ev.CapacityChanged, slots=1)
+    assert Stragglers(NeverKill(), action="duplicate").decide(s.state, s.now + 100) == []
+
+
+def test_a_copy_takes_the_slot_before_anything_new(story, make_policy):
+    s, slow = with_a_slow_one(story)
+    s.tell(ev.CapacityChanged, slots=2)
+    policy = dataclasses.replace(make_policy(), kill=Stragglers(NeverKill(), action="duplicate"))
+    decided = policy.decide(s.state, s.now + 100)
+    assert [d.member for d in decided if isinstance(d, Duplicate)] == [slow]
+    assert s.queue()
+    assert not [d for d in decided if isinstance(d, Launch)]
+
+
+def test_a_copy_that_is_done_first_makes_its_member_done(story):
+    s, slow, rule = copied(story)
+    s.tell(ev.CopyEnded, member=slow, attempt=1, state="done", core_s=3.0, wall_s=4.0)
+    (kill,) = rule.decide(s.state, s.now)
+    assert (kill.member, kill.attempt, kill.cause) == (slow, 1, COPY)
+    s.tell(ev.KillRequested, member=slow, attempt=1, reason=kill.reason, cause=kill.cause)
+    assert rule.decide(s.state, s.now) == []
+    for cause in (ExitCause.CANCELLED, ExitCause.EXIT_CODE, ExitCause.NODE_LOST):
+        assert Retry().classify(Exit(slow, 1, cause), s.state.look(slow))[0] is MemberState.DONE
+    s.end(slow, "done", 1, reason="its copy was done first", cause=COPY)
+    assert s.state.busy == 0
+    assert s.state.kills_by_value == 0
+
+
+@pytest.mark.parametrize("how", ["done", "killed"])
+def test_a_copy_that_nobody_needs_any_more_is_cut_once(story, how):
+    s, slow, rule = copied(story)
+    if how == "done":
+        s.end(slow, "done", 1)
+    else:
+        s.tell(ev.KillRequested, member=slow, attempt=1, reason="it teaches nothing")
+    (cut,) = rule.decide(s.state, s.now)
+    assert isinstance(cut, Cut)
+    assert ("over" in cut.reason) == (how == "done")
+    s.tell(ev.CopyCut, member=slow, attempt=1, reason=cut.reason)
+    assert rule.decide(s.state, s.now) == []
+    s.tell(ev.CopyEnded, member=slow, attempt=1, state="lost", core_s=3.0)
+    assert not s.state.copies
+
+
+def test_a_copy_that_fails_leaves_its_member_alone(story):
+    s, slow, rule = copied(story)
+    before = s.state.core_s
+    s.tell(ev.CopyEnded, member=slow, attempt=1, state="failed", reason="no such program", core_s=3.0)
+    assert s.state.core_s == before + 3.0
+    assert s.state.look(slow).state is MemberState.RUNNING
+    assert rule.decide(s.state, s.now + 100) == []
+    with pytest.raises(IllegalEvent, match="does not run alone"):
+        s.tell(ev.CopyLaunched, member=slow, attempt=1, reason="once more")
+
+
+def test_what_was_steered_is_not_copied(story):
+    s, slow = with_a_slow_one(story)
+    s.tell(ev.CapacityChanged, slots=2)
+    s.tell(ev.SteerRequested, member=slow, attempt=1, values={"dt": 0.1})
+    assert Stragglers(NeverKill(), action="duplicate").decide(s.state, s.now + 100) == []
+
+
 def test_nothing_is_slow_before_enough_are_done(story):
     s, _ = with_a_slow_one(story)
     assert Stragglers(NeverKill(), action="kill", least=6).decide(s.state, s.now + 1000) == []
 
 
-@pytest.mark.parametrize("options", [{"factor": 1.0}, {"least": 0}, {"least_s": -1.0}, {"action": "duplicate"}])
+@pytest.mark.parametrize("options", [{"factor": 1.0}, {"least": 0}, {"least_s": -1.0}, {"action": "twice"}])
 def test_bad_stragglers(options):
     with pytest.raises(ConfigError):
         Stragglers(NeverKill(), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from alearn import events as ev
 from alearn.controller import BudgetSpent, Kill, Launch, NeverKill, Retry, StudyState, fold
+from alearn.controller.stragglers import COPY, Stragglers
 from alearn.launcher.virtual import Agenda, Cluster, CostModel, Crash, Faults, Life, NodeLoss
 from alearn.testing.virtual import HORIZON_S, PromiseBroken, VirtualStudy, scenario
 from alearn.testing.virtual.__main__ import main
@@ -52,6 +54,31 @@ def test_any_schedule_of_faults(seed, faults):
     outcome = scenario(seed, faults).run(HORIZON_S)
     assert outcome.state in ("done", "stopped", "failed", "stuck")
     assert outcome.state != "stuck" or faults.nodes
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10_000), faults=FAULTS)
+def test_copies_of_stragglers_under_any_schedule_of_faults(seed, faults):
+    outcome = scenario(seed, dataclasses.replace(faults, stragglers=0.3), stragglers="duplicate").run(HORIZON_S)
+    assert outcome.state in ("done", "stopped", "failed", "stuck")
+    assert outcome.state != "stuck" or faults.nodes
+
+
+def test_copies_win_and_shorten_a_study(make_policy):
+    """A tenth of the attempts take ten times as long."""
+    costs = CostModel.given(startup_s=1.0, step_s=1.0, steps=10, spread=0.1)
+    outcomes = []
+    for action in ("wait", "duplicate"):
+        policy = dataclasses.replace(make_policy(), kill=Stragglers(NeverKill(), action=action, factor=2.0))
+        study = VirtualStudy(
+            policy, costs, nodes=4, budget={"members": 40.0}, faults=Faults(stragglers=0.1, straggle=10.0), monitors={}, seed=3
+        )
+        outcomes.append(study.run(HORIZON_S))
+    waited, copied = outcomes
+    assert copied.counts["done"] == waited.counts["done"] == 40
+    assert copied.steps == waited.steps == 400
+    assert sum(isinstance(e, ev.MemberEnded) and e.cause == COPY for e in study.ledger.events) >= 2
+    assert copied.wall_s < waited.wall_s
 
 
 def test_late_news_of_an_end_is_waited_for_at_the_close():

@@ -21,6 +21,7 @@ from alearn.testing.streams import PATIENCE_S, Background, Owner
 from alearn.testing.transport import WRITER
 from alearn.transport import Broken, SocketReader
 from alearn.transport.streams import StreamEngine, StreamLimits
+from alearn.types import Sample
 
 
 @pytest.fixture
@@ -122,6 +123,21 @@ def test_bad_bytes_cost_their_connection_only(unix, what):
         owner.until(lambda o: bool(o.ends), "the end of the good stream")
         writer.join()
     assert owner.steps("m0002") == 1
+
+
+def test_a_writer_may_skip_what_is_acknowledged(unix):
+    """As the copy of a straggler does, whose first steps the straggler has streamed."""
+    sock = raw_connection(unix)
+    unix.acknowledge("m0001", 1, 3)
+    sock.sendall(hello() + step(0) + step(3) + step(4) + step(6))
+    said = []
+    until = time.monotonic() + PATIENCE_S
+    while not any(isinstance(m, Broken) for m in said):
+        assert time.monotonic() < until
+        said += unix.poll(0.05)
+    sock.close()
+    assert [m.step for m in said if isinstance(m, Sample)] == [0, 3, 4]
+    assert "step 6 where step 5 was due" in said[-1].reason
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from alearn.errors import LaunchError
 from alearn.launcher.virtual.agenda import Agenda
 from alearn.launcher.virtual.costs import CostModel, Life
 from alearn.launcher.virtual.faults import Faults, NodeLoss
-from alearn.types import Exit, ExitCause
+from alearn.types import Exit, ExitCause, copied_member
 
 KILL_S = 0.05
 """How long a polite end takes."""
@@ -198,7 +198,7 @@ class Cluster:
     # --- an attempt's way ---------------------------------------------------------------------------------------
 
     def _life(self, member: str) -> Life:
-        return self.costs.draw(self.seed, member)
+        return self.costs.draw(self.seed, copied_member(member) or member)
 
     def _ready(self, a: Attempt) -> None:
         if a.gone:
@@ -219,7 +219,7 @@ class Cluster:
         if f.stragglers and rng.random() < f.stragglers:
             life = a.life
             a.life = Life(life.startup_s, life.step_s * f.straggle, life.steps, life.cores, life.tail_s)
-        fate = crc32(f"{self.seed}:fate:{a.member}".encode()) / 2**32
+        fate = crc32(f"{self.seed}:fate:{copied_member(a.member) or a.member}".encode()) / 2**32
         if fate < self.costs.fail:  # the same member fails at the same step whenever it is tried
             a.stop_at, a.stop_fails = round(a.life.steps * fate / self.costs.fail), True
         elif f.hang and rng.random() < f.hang:

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 from alearn.testing.virtual.ledger import ControllerDied, VirtualLedger
+from alearn.testing.virtual.outcome import Outcome
 from alearn.testing.virtual.scenario import HORIZON_S, scenario
-from alearn.testing.virtual.study import Outcome, VirtualStudy
+from alearn.testing.virtual.study import VirtualStudy
 from alearn.testing.virtual.witness import PromiseBroken, Witness
 
 __all__ = ["HORIZON_S", "ControllerDied", "Outcome", "PromiseBroken", "VirtualLedger", "VirtualStudy", "Witness", "scenario"]

@@ -7,10 +7,10 @@ each commit.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist
 from zlib import crc32
@@ -25,8 +25,9 @@ from alearn.controller.monitors import Factory
 from alearn.errors import LaunchError, LedgerError
 from alearn.launcher.virtual import END, GRACE_S, HELLO, Agenda, Cluster, CostModel, Faults, Word
 from alearn.testing.virtual.ledger import ControllerDied, VirtualLedger
+from alearn.testing.virtual.outcome import Outcome, line
 from alearn.testing.virtual.witness import PromiseBroken, Witness
-from alearn.types import Exit, ExitCause, MemberState, Sample, member_id
+from alearn.types import Exit, ExitCause, MemberState, Sample, copied_member, copy_name, member_id
 
 START = 1.7e9
 """When virtual studies begin, Unix s."""
@@ -40,41 +41,6 @@ MONITORS: Mapping[str, Factory] = {"nonfinite": NonFinite, "stall": lambda: Stal
 _NORMAL = NormalDist()
 _NAN = {"u": np.array(math.nan)}
 _FINE = {"u": np.array(0.0)}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a virtual study.
-
-    Args:
-        state, reason: as it ended; "stuck" if nothing could happen any more, for a cause that the faults explain.
-        wall_s: virtual seconds.
-        slot_s: slot-seconds that members held.
-        core_s: core-seconds that members used.
-        utilisation: share of the slots that was held, over the whole time.
-        counts: members by state.
-        members, steps, saved_steps: launched; stored; not simulated because of kills.
-        events, turns, controllers: of the loop; how many controllers the study needed.
-        rounds, refits: of the learner.
-        error: the last measurement.
-    """
-
-    state: str
-    reason: str
-    wall_s: float
-    slot_s: float
-    core_s: float
-    utilisation: float
-    counts: Mapping[str, int]
-    members: int
-    steps: int
-    saved_steps: int
-    events: int
-    turns: int
-    controllers: int
-    rounds: int
-    refits: int
-    error: Mapping[str, float]
 
 
 class VirtualStudy:
@@ -200,7 +166,7 @@ class VirtualStudy:
         for number, event in enumerate(self.ledger.events):
             apply(self.state, event)
             if self.witness and number >= self.witness.seen:  # the commit reached the disk, and its controller died of it
-                self._note(f"{_line(event)} (found in the ledger)")
+                self._note(f"{line(event)} (found in the ledger)")
                 self.witness.event(event, self.state)
         at = self.agenda.now
         if not self.state.started:
@@ -219,6 +185,9 @@ class VirtualStudy:
             for r in self.state.adoptable:  # a batch system knows which of them it still has
                 if (r.id, r.attempt) in self.cluster.live:
                     self._adopt(r)
+            for m, attempt in list(self.cluster.live):
+                if copied_member(m) is not None:  # that of the controller before
+                    self.cluster.cancel(m, attempt)
         self._acted = True
 
     def _loop(self, horizon_s: float) -> str:
@@ -320,7 +289,7 @@ class VirtualStudy:
     def _fold(self, *happened: ev.Event) -> None:
         for event in happened:
             if self._tracing:
-                self._note(_line(event))
+                self._note(line(event))
             apply(self.state, event)
             if self.witness:
                 self.witness.event(event, self.state)
@@ -340,22 +309,30 @@ class VirtualStudy:
     def _receive(self) -> None:
         words, self.cluster.inbox = self.cluster.inbox, []
         batch = []
+        heard: dict[tuple[str, int], int] = {}
         for word in words:
+            of = copied_member(word.member)
             if word.kind == HELLO:
                 self._welcome(word)
             elif word.kind == END:
                 self._open[word.member, word.attempt] = False
             elif self._sound(word):
-                batch.append(word)
+                heard[word.member, word.attempt] = word.first + word.n
+                batch.append(word if of is None else dataclasses.replace(word, member=of))
         if batch:
             self._fold(*self.ledger.store(batch, self.agenda.now))
-            for m, attempt in {(w.member, w.attempt): None for w in batch}:
-                self._acknowledge(m, attempt)
+            for (m, attempt), upto in heard.items():
+                self._acknowledge(m, attempt, upto)
                 if self._judging:
-                    self._unjudged[m] = None
+                    self._unjudged[copied_member(m) or m] = None
 
-    def _acknowledge(self, member: str, attempt: int) -> None:
-        steps = self.ledger.stored.get(member, 0)
+    def _copies(self, of: str, attempt: int) -> bool:
+        """Whether the copy of this attempt runs and is wanted."""
+        copy, r = self.state.copies.get(of), self.state.active.get(of)
+        return copy is not None and copy.attempt == attempt and not copy.cut and r is not None and r.attempt == attempt
+
+    def _acknowledge(self, member: str, attempt: int, upto: float = math.inf) -> None:
+        steps = int(min(upto, self.ledger.stored.get(copied_member(member) or member, 0)))
         if self.witness:
             self.witness.acknowledged(member, steps)
         self.cluster.acknowledge(member, attempt, steps)
@@ -365,11 +342,12 @@ class VirtualStudy:
         self._open[key] = True
         if self._makers:
             self.panel.started(*key, at)
-        r = self.state.records.get(word.member)
-        total = self.costs.draw(self.seed, word.member).steps if self.costs.announced else 0
-        mine = r is not None and r.attempt == word.attempt and r.state.active
+        of = copied_member(word.member)
+        r = self.state.records.get(of or word.member)
+        total = self.costs.draw(self.seed, of or word.member).steps if self.costs.announced else 0
+        mine = r is not None and r.attempt == word.attempt and r.state.active and (of is None or self._copies(of, word.attempt))
         if r is not None and mine and (r.state is MemberState.STARTING or (total and not r.steps_total)):
-            self._record(ev.MemberRunning(at=at, member=word.member, attempt=word.attempt, steps_total=total))
+            self._record(ev.MemberRunning(at=at, member=r.id, attempt=word.attempt, steps_total=total))
         elif not mine:
             self.cluster.cancel(*key)  # a late writer of an attempt that was given up
         self._acknowledge(*key)
@@ -380,7 +358,8 @@ class VirtualStudy:
             self.cluster.cancel(r.id, r.attempt)
 
     def _sound(self, word: Word) -> bool:
-        if word.member in self.alarms:
+        of = copied_member(word.member)
+        if (of or word.member) in self.alarms or (of is not None and not self._copies(of, word.attempt)):
             return False
         if not self._makers:
             return True
@@ -388,7 +367,10 @@ class VirtualStudy:
         alarm = self.panel.see(sample, self.agenda.now)
         if alarm is None:
             return True
-        self._alarm(alarm)
+        if of is not None:
+            self._cut(of, word.attempt, alarm.reason)
+        else:
+            self._alarm(alarm)
         return False
 
     def _alarm(self, alarm: ev.MonitorAlarm) -> None:
@@ -402,7 +384,11 @@ class VirtualStudy:
             return
         self._checked_at = now
         for alarm in self.panel.check(now):
-            self._alarm(alarm)
+            of = copied_member(alarm.member)
+            if of is not None and of in self.state.copies:
+                self._cut(of, self.state.copies[of].attempt, alarm.reason)
+            elif of is None and not ((r := self.state.active.get(alarm.member)) and (r.won or self._copies(r.id, r.attempt))):
+                self._alarm(alarm)
 
     def _collect(self, final: bool = False) -> None:
         now = self.agenda.now
@@ -413,9 +399,17 @@ class VirtualStudy:
             if self._open.get(key, False) and not final and now - since < TAIL_S:
                 self.agenda.after(TAIL_S - (now - since), _wake)
                 continue
+            if (of := copied_member(gone.member)) is not None:
+                del self._exits[key]
+                self._copy_ended(of, gone)
+                continue
+            how, reason, cause = self._verdict(gone)
+            r = self.state.active.get(gone.member)
+            if how in ("lost", "failed") and r is not None and not r.kill and not final and self._copies(*key):
+                self.agenda.after(TAIL_S, _wake)  # its copy may yet be done
+                continue
             del self._exits[key]
             self._open.pop(key, None)
-            how, reason, cause = self._verdict(gone)
             self._ended(gone.member, gone.attempt, how, reason, cause, gone.core_s, gone.wall_s)
         answers, self._answers = self._answers, []
         if not self.state.ended:
@@ -429,12 +423,29 @@ class VirtualStudy:
         self._record(ev.MemberEnded(at=at, member=m, attempt=attempt, state=how, reason=reason, cause=cause, core_s=core_s, wall_s=wall_s))
         self.cluster.confirm(m, attempt)
 
+    def _cut(self, m: str, attempt: int, why: str) -> None:
+        if self._copies(m, attempt) or not self.state.copies[m].cut:
+            self._record(ev.CopyCut(at=self.agenda.now, member=m, attempt=attempt, reason=why))
+            self.cluster.cancel(copy_name(m), attempt)
+
+    def _copy_ended(self, m: str, gone: Exit) -> None:
+        """A copy is over; what it streamed is stored before that, so that one which is done makes its member done."""
+        key = (gone.member, gone.attempt)
+        self.panel.forget(*key)
+        self._open.pop(key, None)
+        how = "done" if gone.cause is ExitCause.DONE and self._copies(m, gone.attempt) else "lost"
+        copy = self.state.copies.get(m)
+        if copy is not None and copy.attempt == gone.attempt:
+            end = ev.CopyEnded(at=self.agenda.now, member=m, attempt=gone.attempt, state=how, core_s=gone.core_s, wall_s=gone.wall_s)
+            self._record(end)
+        self.cluster.confirm(*key)
+
     def _verdict(self, gone: Exit) -> tuple[str, str, str]:
         r = self.state.records.get(gone.member)
         alarm = self.alarms.get(gone.member)
         if r is None or r.attempt != gone.attempt:
             return "lost", "its attempt was over before", gone.cause.value
-        if alarm is not None:
+        if alarm is not None and not r.won:
             return ("failed" if alarm.fault else "killed"), alarm.reason, alarm.monitor
         if gone.cause is ExitCause.CANCELLED and self.state.ended and not r.kill:
             return "lost", f"the study ended while it ran ({self.state.ended})", gone.cause.value
@@ -455,6 +466,15 @@ class VirtualStudy:
                     )
                 )
                 self.cluster.cancel(d.member, d.attempt)
+            case do.Duplicate(member=m, reason=why):
+                attempt = s.active[m].attempt
+                self._record(ev.CopyLaunched(at=at, member=m, attempt=attempt, reason=why))
+                try:
+                    self.cluster.submit(copy_name(m), attempt)
+                except LaunchError as error:
+                    self._record(ev.CopyEnded(at=at, member=m, attempt=attempt, state="failed", reason=str(error)))
+            case do.Cut(member=m, attempt=attempt, reason=why):
+                self._cut(m, attempt, why)
             case do.Spare(member=m, reason=why):
                 self._record(ev.GhostSpared(at=at, member=m, step=s.active[m].steps, reason=why))
             case do.Requeue(member=m, reason=why):
@@ -578,13 +598,3 @@ class VirtualStudy:
 
 def _wake() -> None:
     """The loop turns because time has passed."""
-
-
-def _line(event: ev.Event) -> str:
-    """An event in one line of the trace."""
-    parts = [type(event).__name__]
-    for name in ("member", "attempt", "steps", "last", "duplicates", "state", "cause", "reason", "q", "slots"):
-        value = getattr(event, name, None)
-        if value not in (None, ""):
-            parts.append(f"{name}={value}")
-    return " ".join(parts)

@@ -9,7 +9,7 @@ from alearn import events as ev
 from alearn.controller import StudyState
 from alearn.launcher.virtual import Cluster
 from alearn.testing.virtual.ledger import VirtualLedger
-from alearn.types import MemberState
+from alearn.types import MemberState, copied_member, copy_name
 
 LIVE = ("starting", "running")
 
@@ -33,6 +33,7 @@ class Witness:
         self.acked: dict[str, int] = {}
         self.kills: dict[tuple[str, int], str] = {}
         self.launched: set[str] = set()
+        self.copied: set[tuple[str, int]] = set()
         self.budget: dict[str, float] = {}
         self.spent_at = math.nan
         self.spent_with = 0
@@ -49,6 +50,7 @@ class Witness:
 
     def acknowledged(self, member: str, steps: int) -> None:
         """The writer was told that these steps are safe."""
+        member = copied_member(member) or member
         self.require(
             steps <= self.ledger.stored.get(member, 0),
             f"{steps} steps of {member} were acknowledged, {self.ledger.stored.get(member, 0)} are stored",
@@ -97,8 +99,8 @@ class Witness:
             case ev.MemberLaunched():
                 self.require(self.lives[e.member] == "queued", f"{e.member} was launched while {self.lives[e.member]}")
                 self.require(
-                    state.slots is None or len(state.active) <= state.slots,
-                    f"{len(state.active)} members were launched into {state.slots} slots",
+                    state.slots is None or state.busy <= state.slots,
+                    f"{state.busy} members and copies were launched into {state.slots} slots",
                 )
                 self.launched.add(e.member)
                 self._move(e.member, "starting")
@@ -116,6 +118,13 @@ class Witness:
                     self.require(e.state != "killed" or bool(e.reason), f"{e.member} was killed and nobody says why")
                     self._move(e.member, e.state)
                     self.cluster.confirm(e.member, e.attempt)
+            case ev.CopyLaunched():
+                self.require(self.lives[e.member] in LIVE, f"{e.member} was copied while {self.lives[e.member]}")
+                self.require(state.slots is None or state.busy <= state.slots, f"{e.member} was copied although no slot was free")
+                self.require((e.member, e.attempt) not in self.copied, f"attempt {e.attempt} of {e.member} was copied twice")
+                self.copied.add((e.member, e.attempt))
+            case ev.CopyEnded():
+                self.cluster.confirm(copy_name(e.member), e.attempt)
             case ev.SamplesStored():
                 self.steps += e.steps
                 have = state.look(e.member).steps
@@ -179,9 +188,17 @@ class Witness:
         for r in state.active.values():
             key = (r.id, r.attempt)
             self.require(cluster.knows(*key) or key in on_its_way, f"attempt {r.attempt} of {r.id} holds a slot and will never end")
+        for m, copy in state.copies.items():
+            key = (copy_name(m), copy.attempt)
+            self.require(
+                cluster.knows(*key) or key in on_its_way, f"the copy of attempt {copy.attempt} of {m} holds a slot and will never end"
+            )
         for (m, attempt), a in cluster.live.items():
-            look = state.look(m)
+            of = copied_member(m)
+            look = state.look(of or m)
             mine = m in state.active and look.attempt == attempt
+            if of is not None:
+                mine = of in state.copies and state.copies[of].attempt == attempt
             self.require(mine or a.cancelled, f"attempt {attempt} of {m} runs, and the controller thinks that it is {look.state}")
 
     def end(self, state: StudyState, allowed_core_s: float) -> None:
