@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import threading
@@ -109,7 +110,7 @@ class Arm:
                 self._receive()
                 self._collect()
                 self._steer()
-                decided = self.rooms.policy.decide(self.state, time.time())
+                decided = self.rooms.policy.decide(self.state, self.ledger.now())
                 if self.rooms.config.launcher.options.get("placement") == "time":
                     decided = take_turns(decided, running=bool(self.state.busy), training=Measure in self._asked)
                 for decision in decided:
@@ -117,7 +118,7 @@ class Arm:
                 self._judge()
                 self._show(self)
         except StudyFailed as error:
-            self._chronicle.record(ev.StudyEnded(at=time.time(), state="failed", reason=str(error)))
+            self._chronicle.record(ev.StudyEnded(at=self.ledger.now(), state="failed", reason=str(error)))
         finally:
             self._close()
         self._show(self)
@@ -127,13 +128,13 @@ class Arm:
         """Start the study, or take it up where its ledger says it was left."""
         if not self.state.started:
             self.ledger.set_meta("parameter_units", self.rooms.space.units)
-            self._chronicle.record(self.rooms.started(time.time()))
+            self._chronicle.record(self.rooms.started(self.ledger.now()))
             taken_over = self.rooms.take_over(self.ledger, self._chronicle)
             if 0 < taken_over < self.rooms.config.initial:
                 self._initial(self.rooms.config.initial - taken_over, 0)
         else:
             commands(self._root)  # what was asked of the controller before: nobody means it now
-            self._chronicle.record(ev.StudyResumed(at=time.time()))
+            self._chronicle.record(ev.StudyResumed(at=self.ledger.now()))
             self._take_up()
         if self.ledger.schema() is not None and self.rooms.learning:
             self._start_learner()
@@ -153,9 +154,9 @@ class Arm:
             elif key in running:
                 running.discard(key)
                 self.rooms.announce(*key, record.parameters, self._place(*key))  # its stream may open again
-                self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
+                self._chronicle.record(ev.MemberRunning(at=self.ledger.now(), member=record.id, attempt=record.attempt))
             elif gone is not None and (gone.member, gone.attempt) == key:  # it ended while there was no controller
-                self._chronicle.record(ev.MemberRunning(at=time.time(), member=record.id, attempt=record.attempt))
+                self._chronicle.record(ev.MemberRunning(at=self.ledger.now(), member=record.id, attempt=record.attempt))
                 self.rooms.announce(*key, record.parameters, self._place(*key))
                 self._gone(gone)
         for member, attempt in running:
@@ -183,7 +184,7 @@ class Arm:
         if self.state.end_state == "stopped" and self.state.updates > self.state.snapshot_updates:
             try:
                 wait(self.learner, Save(self.directory / "snapshots"), SAVE_S)
-                self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
+                self._chronicle.record(ev.SnapshotWritten(at=self.ledger.now(), name="snapshots", updates=self.state.updates))
             except (StudyFailed, DeadlineExceeded) as error:
                 log.warning("No snapshot of the learner was written: %s It will train anew from what is stored.", error)
         self.learner.close()
@@ -214,10 +215,10 @@ class Arm:
                         batch.append(sound)
                         heard[message.member, message.attempt] = message.step + 1
                 case Broken(fault=True):
-                    self._fault(_misfit(message.member, message.reason))
+                    self._fault(self._misfit(message.member, message.reason))
                     self._streams[message.member, message.attempt] = message
                 case Steered(member=member, attempt=attempt, step=step, values=values):
-                    self._chronicle.record(ev.MemberSteered(at=time.time(), member=member, attempt=attempt, step=step, values=values))
+                    self._chronicle.record(ev.MemberSteered(at=self.ledger.now(), member=member, attempt=attempt, step=step, values=values))
                 case End() | Broken():
                     self._streams[message.member, message.attempt] = message
                     if isinstance(message, Broken) and message.final:
@@ -238,14 +239,14 @@ class Arm:
                 if first and self.rooms.learning:
                     self._start_learner()
         except SchemaError as error:
-            self._fault(_misfit(hello.member, error))
+            self._fault(self._misfit(hello.member, error))
             return
         self._streams[hello.member, hello.attempt] = None
-        self.rooms.monitors.started(hello.member, hello.attempt, time.time())
+        self.rooms.monitors.started(hello.member, hello.attempt, self.ledger.now())
         record = self.state.active.get(of or hello.member)
         if record is not None and record.state is MemberState.STARTING:
             self._chronicle.record(
-                ev.MemberRunning(at=time.time(), member=record.id, attempt=hello.attempt, steps_total=hello.steps_total)
+                ev.MemberRunning(at=self.ledger.now(), member=record.id, attempt=hello.attempt, steps_total=hello.steps_total)
             )
         self.rooms.reader.acknowledge(hello.member, hello.attempt, self.ledger.stored_steps(of or hello.member))
 
@@ -258,11 +259,14 @@ class Arm:
         welcome = record is not None and record.state is MemberState.RUNNING and record.attempt == sample.attempt
         if not welcome or sample.member in self._faults:
             return None
-        alarm = self.rooms.monitors.see(sample, time.time())
+        alarm = self.rooms.monitors.see(sample, self.ledger.now())
         if alarm is None:
             return sample
         self._fault(alarm)
         return sample if sample.finite else None
+
+    def _misfit(self, member: str, error: Exception | str) -> ev.MonitorAlarm:
+        return ev.MonitorAlarm(at=self.ledger.now(), member=member, monitor="schema", reason=str(error))
 
     def _fault(self, alarm: ev.MonitorAlarm) -> None:
         """A member is condemned: the policy kills it, and nothing more of this attempt is taken in. A copy is only ended."""
@@ -283,7 +287,7 @@ class Arm:
                 self._chronicle.fold(*self.ledger.store(batch, schema))
                 break
             except SampleRefused as error:
-                self._fault(_misfit(error.member, error))
+                self._fault(self._misfit(error.member, error))
                 batch = [s for s in batch if s.member != error.member]
         taken = {s.member for s in batch}
         for (name, attempt), upto in heard.items():
@@ -299,7 +303,7 @@ class Arm:
     def _collect(self) -> None:
         """Exits of members, slots that came or went, and answers of the learner become facts."""
         if self.state.slots != self.rooms.launcher.slots:
-            self._chronicle.record(ev.CapacityChanged(at=time.time(), slots=self.rooms.launcher.slots))
+            self._chronicle.record(ev.CapacityChanged(at=self.ledger.now(), slots=self.rooms.launcher.slots))
         for gone in self.rooms.launcher.poll():
             self._gone(gone)
         self._settle()
@@ -373,17 +377,17 @@ class Arm:
         core_s, wall_s = (0.0 if not np.isfinite(v) else v for v in (core_s, wall_s))
         self.rooms.monitors.forget(member, attempt)
         return ev.MemberEnded(
-            at=time.time(), member=member, attempt=attempt, state=state, reason=reason, cause=cause, core_s=core_s, wall_s=wall_s
+            at=self.ledger.now(), member=member, attempt=attempt, state=state, reason=reason, cause=cause, core_s=core_s, wall_s=wall_s
         )
 
     def _learned(self, answer: Answer) -> None:
-        now, result = time.time(), answer.result
+        now, result = self.ledger.now(), answer.result
         match answer.question:
             case Propose() as asked:
                 self._chosen(asked, result, answer.seconds)
             case Judge():
                 active = self.state.active
-                self._chronicle.record(*[s for s in result if s.member in active])
+                self._chronicle.record(*[dataclasses.replace(s, at=now) for s in result if s.member in active])
             case Measure():
                 self._measured(result, answer.question, answer.seconds)
             case Rescore():
@@ -402,7 +406,7 @@ class Arm:
             self._sealing.start()
 
     def _measured(self, m: Measured, asked: Measure, seconds: float) -> None:
-        now = time.time()
+        now = self.ledger.now()
         queued = {
             r.id: (r.x, r.first_score)
             for m in self.state.queue
@@ -425,7 +429,7 @@ class Arm:
 
     def _steer(self) -> None:
         """What the user wants: Ctrl-C, or a command dropped into the study's directory."""
-        now = time.time()
+        now = self.ledger.now()
         if self._interrupted():
             self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="interrupted by the user"))
             return
@@ -469,7 +473,7 @@ class Arm:
         if not isinstance(carrier, Steering):
             log.warning("Member %s was not steered: transport=%s cannot; socket can.", record.id, self.rooms.config.transport.name)
             return
-        self._chronicle.record(ev.SteerRequested(at=time.time(), member=record.id, attempt=record.attempt, values=values))
+        self._chronicle.record(ev.SteerRequested(at=self.ledger.now(), member=record.id, attempt=record.attempt, values=values))
         self._copies.cut(record.id, "what it copies was steered")
         carrier.steer(record.id, record.attempt, values)
 
@@ -480,7 +484,7 @@ class Arm:
         record = self.state.active.get(member)
         if record is not None and not record.kill:
             self._kill(do.Kill(record.id, record.attempt, "killed by the user"))
-        self._chronicle.record(ev.MemberRevoked(at=time.time(), member=member, reason=reason))
+        self._chronicle.record(ev.MemberRevoked(at=self.ledger.now(), member=member, reason=reason))
         if self.learner is not None:
             self.learner.close()
             self._asked.clear()
@@ -489,7 +493,7 @@ class Arm:
     # --- decisions go out ------------------------------------------------------------------------------------
 
     def _act(self, decision: do.Decision) -> None:
-        now = time.time()
+        now = self.ledger.now()
         match decision:
             case do.Launch(member=member):
                 self._launch(member)
@@ -530,7 +534,7 @@ class Arm:
         attempt = record.attempt + 1
         self._faults.pop(member, None)
         job = self.rooms.job(member, attempt, record.parameters, self.directory)
-        self._chronicle.record(ev.MemberLaunched(at=time.time(), member=member, attempt=attempt))
+        self._chronicle.record(ev.MemberLaunched(at=self.ledger.now(), member=member, attempt=attempt))
         try:
             self.rooms.launcher.submit(job)
         except LaunchError as error:
@@ -541,7 +545,7 @@ class Arm:
     def _kill(self, kill: do.Kill) -> None:
         self._chronicle.record(
             ev.KillRequested(
-                at=time.time(),
+                at=self.ledger.now(),
                 member=kill.member,
                 attempt=kill.attempt,
                 reason=kill.reason,
@@ -590,7 +594,7 @@ class Arm:
         return [(p, "holdout", math.nan, "Sobol hold-out beside the acquisition: an unbiased check") for p in x]
 
     def _queue(self, number: int, how: str, points: Sequence[Point], seconds: float = 0.0) -> None:
-        now, first = time.time(), self.state.queued_total
+        now, first = self.ledger.now(), self.state.queued_total
         settled = self.rooms.settle([p[0] for p in points], [m.parameters for m in self.ledger.members()])
         self._chronicle.record(
             ev.RoundDecided(at=now, round=number, q=len(settled), acquisition=how, seconds=seconds),
@@ -632,7 +636,3 @@ def _seal_full_segments(ledger: Ledger) -> None:
         ledger.seal(everything=False)
     except LedgerError as error:
         log.warning("The archive could not take a segment in, which stays where it is: %s", error)
-
-
-def _misfit(member: str, error: Exception | str) -> ev.MonitorAlarm:
-    return ev.MonitorAlarm(at=time.time(), member=member, monitor="schema", reason=str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class OwnLoop:
         if not (directory / "config.yaml").exists():
             config.save(directory / "config.yaml")
         self._chronicle = Chronicle(self.ledger)
-        now = time.time()
+        now = self.ledger.now()
         self._chronicle.record(self.rooms.started(now) if not self.state.started else ev.StudyResumed(at=now))
         self._asked: dict[tuple[float, ...], Candidate] = {}
         self._designed = len(self._chronicle.atlas.points)
@@ -80,7 +79,9 @@ class OwnLoop:
                 self._designed,
             )
             chosen = wait(self.learner, question, DEADLINE_S)
-            self._chronicle.record(ev.RoundDecided(at=time.time(), round=question.round, q=n, acquisition=self.rooms.acquisition_name))
+            self._chronicle.record(
+                ev.RoundDecided(at=self.ledger.now(), round=question.round, q=n, acquisition=self.rooms.acquisition_name)
+            )
             x = [tuple(map(float, row)) for row in chosen.x]
             found = self._candidates(x, "acquisition", list(chosen.scores), list(chosen.reasons), question.round)
         self._asked.update({c.x: c for c in found})
@@ -94,7 +95,7 @@ class OwnLoop:
             raise SchemaError("tell() got no time step; give one dict of outputs, or a list with one for each step.")
         number = member_id(self.state.queued_total)
         samples = self._samples(number, candidate, steps)
-        now = time.time()
+        now = self.ledger.now()
         self._chronicle.record(
             ev.MemberQueued(
                 at=now, member=number, parameters=dict(candidate.parameters), x=candidate.x, origin=candidate.origin,
@@ -106,7 +107,7 @@ class OwnLoop:
         schema = self.ledger.schema()
         assert schema is not None
         self._chronicle.fold(*self.ledger.store(samples, schema))
-        self._chronicle.record(ev.MemberEnded(at=time.time(), member=number, attempt=1, state="done", cause="done"))
+        self._chronicle.record(ev.MemberEnded(at=self.ledger.now(), member=number, attempt=1, state="done", cause="done"))
         self._asked.pop(candidate.x, None)
         self._told_since_fit += 1
         if self.learner is None:
@@ -120,10 +121,10 @@ class OwnLoop:
         if self.learner is not None:
             self._fit(final=True)
             wait(self.learner, Save(self.directory / "snapshots"), DEADLINE_S)
-            self._chronicle.record(ev.SnapshotWritten(at=time.time(), name="snapshots", updates=self.state.updates))
+            self._chronicle.record(ev.SnapshotWritten(at=self.ledger.now(), name="snapshots", updates=self.state.updates))
             self.learner.close()
         self.rooms.reader.close()
-        self._chronicle.record(ev.StudyEnded(at=time.time(), state="done", reason="the user closed it"))
+        self._chronicle.record(ev.StudyEnded(at=self.ledger.now(), state="done", reason="the user closed it"))
         self.ledger.seal()
         self.ledger.close()
         write_status(self.directory, status_of(self.state))
@@ -139,7 +140,7 @@ class OwnLoop:
     def _fit(self, final: bool = False) -> None:
         assert self.learner is not None
         m: Measured = wait(self.learner, Measure(self.state.steps, self.state.with_data, final), DEADLINE_S)
-        now = time.time()
+        now = self.ledger.now()
         self._chronicle.record(
             ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, lead=m.lead),
             ev.Evaluated(

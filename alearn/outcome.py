@@ -105,8 +105,8 @@ class Outcome:
         samples_rate = (state.steps - self._history[0][1]) / span if span > 0.5 else None
         updates_rate = (updates - self._history[0][2]) / span if span > 0.5 else None
         began = self._clock.setdefault(arm.rooms.arm, now)
-        used = state.wall_clock(time.time())
-        gauges = _gauges(state)
+        used = state.wall_clock(arm.ledger.now())
+        gauges = _gauges(state, used)
         share = max((g.share for g in gauges), default=0.0)
         return Snapshot(
             status=status,
@@ -114,7 +114,7 @@ class Outcome:
             samples_per_s=samples_rate,
             updates_per_s=updates_rate,
             buffer_fill=vitals.buffer if vitals is not None else 0,
-            eta_s=used * (1 - share) / share if share > 0.1 and not state.ended else None,
+            eta_s=seconds_to_come(self.config, arm.rooms.arm, used, share) if share > 0.1 and not state.ended else None,
             budget=gauges,
             kills=tuple(KillNote(member, reason, step, how) for member, how, reason, step in list(arm.news)[-8:]),
             activity=_activity(arm, vitals),
@@ -148,6 +148,26 @@ class Outcome:
         _print(f"report  {shown(page)}")
 
 
+def seconds_to_come(config: Config, arm: str, used_s: float, share: float) -> float | None:
+    """Seconds until all that is still to run is expected to end: the rest of this arm, and the arms after it.
+
+    Args:
+        config: the study's.
+        arm: the one that runs: test, active or control.
+        used_s: seconds that it has run.
+        share: of its budget that is spent, in (0, 1].
+
+    Returns:
+        Seconds; None where nothing tells how long the arms after it take.
+    """
+    whole, arms = used_s / share, 1 + config.control.enabled
+    if arm != "test":
+        return whole * (arms if arm == "active" else 1) - used_s
+    if not config.budget.members or not config.test_members:
+        return None
+    return whole - used_s + arms * whole * config.budget.members / config.test_members
+
+
 def _activity(arm: Arm, vitals: Vitals | None) -> str:
     if not arm.rooms.learning:
         return "simulating the test members"
@@ -175,6 +195,7 @@ def status_of(state: StudyState) -> Status:
             killed=counts[MemberState.KILLED] - state.withdrawn,
             failed=counts[MemberState.FAILED],
             lost=counts[MemberState.LOST],
+            withdrawn=state.withdrawn,
         ),
         samples=SampleCounts(streamed=state.steps + state.duplicates, stored=state.steps, duplicates_dropped=state.duplicates),
         rounds=state.rounds,
@@ -192,12 +213,12 @@ def _replace(status: Status, **changes: object) -> Status:
     return dataclasses.replace(status, **changes)  # type: ignore[arg-type]
 
 
-def _gauges(state: StudyState) -> tuple[Gauge, ...]:
+def _gauges(state: StudyState, wall_s: float) -> tuple[Gauge, ...]:
     used = {
         "members": (float(state.settled), ""),
         "steps": (float(state.steps), ""),
         "core_s": (state.core_s, "s"),
-        "wall_s": (state.wall_clock(time.time()), "s"),
+        "wall_s": (wall_s, "s"),
     }
     return tuple(Gauge(name, used[name][0], limit, used[name][1]) for name, limit in state.budget.items())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ def slots_command(directory: Path, slots: int | None) -> int:
         raise ConfigError(f"There is no study in {directory} (no ledger.sqlite); give a study directory.")
     for arm in arm_folders(directory):
         with Ledger.open(arm, readonly=True) as ledger:
-            found = usage((event for _, event in ledger.events()), time.time() if has_writer(arm) else math.nan)
+            found = usage((event for _, event in ledger.events()), ledger.now() if has_writer(arm) else math.nan)
         name = "" if arm == directory else f"{arm.name}: "
         idle = f"in {found.wall_s:.0f} s the slots were {1 - found.simulating:.0%} idle and the learner {1 - found.learning:.0%}"
         print(f"{name}{found.slots} slots, {found.running} members run; {idle}.")

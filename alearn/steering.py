@@ -122,7 +122,7 @@ def revoke(directory: Path, member: str, reason: str = "") -> str:
             raise UnknownName("member", member, known, shown=["m0000 and so on, as in the ledger"])
         if known[member].revoked:
             raise ConfigError(f"{member} is revoked already ({known[member].revoked}).")
-        ledger.append([MemberRevoked(at=time.time(), member=member, reason=reason)])
+        ledger.append([MemberRevoked(at=ledger.now(), member=member, reason=reason)])
         ledger.set_meta("finished", False)
         steps = known[member].steps
     return (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def take_over(found: Found, path: Path, space: Space, ledger: Ledger, chronicle:
         if name in budget:
             budget[name] += used
     x = space.to_unit([p.parameters for p in found.members])
-    now = time.time()
+    now = ledger.now()
     chronicle.record(ev.BudgetChanged(at=now, budget=budget), ev.RoundDecided(at=now, round=0, q=len(found.members), acquisition=path.name))
     for start in range(0, len(found.members), BLOCK):
         block = list(enumerate(found.members[start : start + BLOCK], start=start))
@@ -131,7 +130,7 @@ def take_over(found: Found, path: Path, space: Space, ledger: Ledger, chronicle:
         chronicle.record(*queued)
         chronicle.fold(*ledger.store(samples, schema))
         chronicle.record(
-            *[ev.MemberEnded(at=time.time(), member=member_id(first + i), attempt=1, state="done", cause="done") for i, _ in block]
+            *[ev.MemberEnded(at=ledger.now(), member=member_id(first + i), attempt=1, state="done", cause="done") for i, _ in block]
         )
 
 

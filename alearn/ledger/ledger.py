@@ -57,6 +57,7 @@ class Ledger:
         self._closing = -1  # the number of the segment that is being sealed and takes no more samples
         self._known_schema: tuple[str, Schema] | None = None
         self._tables = Tables(db)
+        self._epoch = max(time.time(), self._tables.last_at) - time.monotonic()
         meta = self._tables.meta
         self._segment_writer = SegmentWriter(directory, bytes.fromhex(meta["uuid"]), int(meta["segment_bytes"]))
 
@@ -146,6 +147,14 @@ class Ledger:
                 self._writer.release()
 
     # --- what is known -------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The study's time, Unix s: the wall clock's when the ledger was opened, never before its last event, and steady since.
+
+        Paces, waits and budgets follow from the times of events; were these the wall clock's, setting the clock would end a study
+        or stop it. What is written down may be off by as much as the clock was set.
+        """
+        return self._epoch + time.monotonic()
 
     @property
     def study(self) -> str:
@@ -354,7 +363,7 @@ class Ledger:
             fresh, tally = sort_out(self._tables.members, samples, schema)
             if not tally:
                 return []
-            now = time.time()
+            now = self.now()
             events = [
                 SamplesStored(at=now, member=member, attempt=attempt, steps=new, last=last, t=t, duplicates=twice)
                 for member, (attempt, new, last, t, twice) in tally.items()

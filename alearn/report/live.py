@@ -95,7 +95,7 @@ class Snapshot:
         updates_per_s: optimiser updates per second, lately.
         buffer_fill: samples in the training buffer.
         buffer_capacity: how many it holds; 0 if it has no bound.
-        eta_s: seconds until the arm is expected to end; None if unknown.
+        eta_s: seconds until everything that is still to run is expected to end, later arms included; None if unknown.
         budget: the limits that are set and what is spent of each.
         kills: the last kills, the newest last.
         activity: what goes on now, in a few words ("training", "waiting for members").

@@ -26,7 +26,7 @@ STATES = ("running", "done", "stopped", "failed")
 
 @dataclass(frozen=True, slots=True)
 class MemberCounts:
-    """How many members are in each state; STARTING counts as running."""
+    """How many members are in each state; STARTING counts as running. Those withdrawn were never launched, and count nowhere else."""
 
     queued: int = 0
     running: int = 0
@@ -34,6 +34,7 @@ class MemberCounts:
     killed: int = 0
     failed: int = 0
     lost: int = 0
+    withdrawn: int = 0
 
     @classmethod
     def of(cls, states: Iterable[MemberState | str]) -> MemberCounts:
@@ -162,6 +163,7 @@ class Status:
             inside = raw.get(name)
             if not isinstance(inside, Mapping):
                 raise ValueError(f"'{name}' must be an object, and is {_shown(raw, name)}")
+            inside = {**_LATER.get(name, {}), **inside}
             parts[name] = part(**{k: _checked(inside, k, kind, f"{name}.{k}") for k, kind in _kinds(part).items()})
         if "control" not in raw:
             raise ValueError("'control' is missing")
@@ -184,6 +186,9 @@ _PARTS: dict[str, Any] = {
     "calibration": CalibrationSummary,
     "cost": Cost,
 }
+
+_LATER: dict[str, dict[str, int]] = {"members": {"withdrawn": 0}}
+"""What a file of an earlier version does not have."""
 
 
 def _kinds(cls: Any) -> dict[str, str]:

@@ -18,8 +18,9 @@ from alearn.errors import DeadlineExceeded
 from alearn.testing.checker import Verdict
 from alearn.testing.faults import FAULTS, Nemesis, Ordeal, problems
 
-SLEEP_S = 0.25
-"""Seconds a step of the simulations takes, so that faults find members half-way."""
+SLEEP_S, NEMESIS_SLEEP_S = 0.25, 0.5
+"""Seconds a step of the simulations takes, so that faults find members half-way; under a fault every two seconds hardly a member
+gets to its end then, and the study outlives the nemesis."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -50,10 +51,10 @@ def main(words: Sequence[str] | None = None) -> int:
             sound = _round(folder / f"kills-{seed}", args.members, nemesis, calm) and sound
             done = int(left - nemesis.left)
             left, seed, struck = left - max(1, done), seed + 1, struck + done
-        if args.nemesis > 0:
-            nemesis = Nemesis(seed, 2.0, for_s=60.0 * args.nemesis)
-            members = args.members
-            sound = _round(folder / f"nemesis-{seed}", members, nemesis, calm) and sound
+        nemesis_ends = time.monotonic() + 60.0 * args.nemesis
+        while (left_s := nemesis_ends - time.monotonic()) > 0:  # a study that ends earlier is followed by another
+            nemesis = Nemesis(seed, 2.0, for_s=left_s)
+            sound = _round(folder / f"nemesis-{seed}", args.members, nemesis, calm, NEMESIS_SLEEP_S) and sound
             seed += 1
         if time.monotonic() - began >= 3600.0 * args.hours:
             break
@@ -68,15 +69,16 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if sound else 1
 
 
-def _round(folder: Path, members: int, nemesis: Nemesis, calm: Verdict) -> bool:
+def _round(folder: Path, members: int, nemesis: Nemesis, calm: Verdict, sleep_s: float = SLEEP_S) -> bool:
     """One study under one nemesis; prints what came of it."""
     began = time.monotonic()
-    ordeal = Ordeal(folder, members=members, sleep_s=SLEEP_S)
+    ordeal = Ordeal(folder, members=members, sleep_s=sleep_s)
     try:
         found = problems(ordeal.suffer(nemesis, 7200.0), calm)
     except DeadlineExceeded as error:
         found = [str(error)]
     time.sleep(1.0)
+    (folder / "faults.txt").write_text("".join(f"{line}\n" for line in ordeal.log))
     if left := ordeal.tagged():
         found.append(f"processes were left behind: {left}")
     tally = {name: n for name in FAULTS if (n := sum(line.startswith(f"{name}:") for line in ordeal.log))}

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,15 @@ def test_a_segment_that_lost_acknowledged_bytes_is_told_on_open(study: Path) -> 
         Ledger.open(study)
     with Ledger.open(study, readonly=True) as ledger:
         assert any("record 0" in line for line in ledger.verify())
+
+
+def test_its_time_is_steady_and_never_before_its_last_event(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tomorrow = time.time() + 86400.0
+    with Ledger.create(study, study="s") as ledger:
+        assert abs(ledger.now() - time.time()) < 60.0
+        ledger.append([StudyStarted(at=tomorrow, study="s", arm="active", seed=0, budget={})])
+    with Ledger.open(study) as ledger:  # the clock was set back meanwhile
+        before = ledger.now()
+        assert before >= tomorrow
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        assert before <= ledger.now() < before + 60.0

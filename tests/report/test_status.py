@@ -29,7 +29,7 @@ CONTRACT = {
     "study": "gs",
     "state": "running",
     "arm": "active",
-    "members": {"queued": 1, "running": 2, "done": 3, "killed": 4, "failed": 5, "lost": 6},
+    "members": {"queued": 1, "running": 2, "done": 3, "killed": 4, "failed": 5, "lost": 6, "withdrawn": 7},
     "samples": {"streamed": 30, "stored": 28, "duplicates_dropped": 2},
     "rounds": 7,
     "updates": 900,
@@ -42,7 +42,7 @@ CONTRACT = {
 
 def full_status(**changes: object) -> Status:
     status = Status(
-        "gs", "running", "active", MemberCounts(1, 2, 3, 4, 5, 6), SampleCounts(30, 28, 2), 7, 900,
+        "gs", "running", "active", MemberCounts(1, 2, 3, 4, 5, 6, 7), SampleCounts(30, 28, 2), 7, 900,
         ErrorSummary(0.1, 0.2, 0.3, 0.4, 64), CalibrationSummary(0.93), Cost(28, 12, 1.5),
     )  # fmt: skip
     return replace(status, **changes)  # type: ignore[arg-type]
@@ -55,6 +55,13 @@ def test_the_file_is_exactly_the_contract_and_in_its_order(tmp_path: Path) -> No
     assert raw == CONTRACT
     assert list(raw) == list(CONTRACT)
     assert read_status(tmp_path) == full_status()
+
+
+def test_a_file_of_before_members_were_counted_as_withdrawn_can_be_read(tmp_path: Path) -> None:
+    path = write_status(tmp_path, full_status())
+    path.write_text(path.read_text().replace(',\n    "withdrawn": 7', ""))
+    assert "withdrawn" not in path.read_text()
+    assert read_status(tmp_path).members == replace(full_status().members, withdrawn=0)
 
 
 def test_the_control_arm_is_the_same_object_inside(tmp_path: Path) -> None:
