@@ -33,6 +33,7 @@ from alearn.trainer.placing import Placing
 log = logging.getLogger(__name__)
 
 LOG = "learner.log"
+CHILD = str(Path(__file__).with_name("child.py"))
 SILENCE_S = 120.0
 """A learner process that says nothing for so long (it has a thread for that) is taken for hung."""
 CLOSE_S = 20.0
@@ -223,7 +224,8 @@ class ProcessLearner:
         self._channel, self._unpacker, self._outgoing = ours, Unpacker(), deque()
         self._heard, self._lost = time.monotonic(), ""
         self._send(dataclasses.replace(self._opening, meeting=meeting, followers=followers))
-        for fact in (*self._held, Stored(self._stored), *self._gone.values()):
+        facts: list[Fact] = [*self._held, Stored(self._stored), *self._gone.values()]
+        for fact in facts:
             self._send(fact)
         for number, question in self._open.items():
             self._send(asked(number, question))
@@ -233,7 +235,7 @@ class ProcessLearner:
         numbers = map(str, (channel, line, rank, self._placing.ranks))
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "alearn.placement.child", *numbers],
+                [sys.executable, "-P", CHILD, *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

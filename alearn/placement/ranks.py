@@ -58,7 +58,7 @@ def meeting(opening: Opening, device: torch.device, rank: int, ranks: int) -> It
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _together("the others"):
-        store = dist.FileStore(opening.meeting, ranks)
+        store = dist.FileStore(opening.meeting, ranks)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=DEADLINE_S))
     try:
         yield

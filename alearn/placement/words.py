@@ -212,7 +212,7 @@ def _typed(hint: Any, value: Any, blob: bytes) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None else _typed(next(h for h in inner if h is not type(None)), value, blob)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         hints = _hints(hint)
         return hint(**{name: _typed(hints[name], inside, blob) for name, inside in value.items()})
     if isinstance(value, dict):
