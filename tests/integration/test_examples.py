@@ -36,6 +36,7 @@ def test_the_examples_are_numbered_and_complete():
         ("03_own_acquisition", {"angle"}),
         ("08_files", {"middle", "heat", "u"}),
         ("09_mpi", {"hottest", "u"}),
+        ("10_field", {"c", "mass"}),
     ],
 )
 def test_example(name, outputs, tmp_path):
