@@ -12,8 +12,8 @@ from alearn.errors import ConfigError
 from alearn.ledger import Ledger
 from alearn.ledger.folders import arm_folders
 from alearn.ledger.lock import has_writer
-from alearn.types import copy_name
 from alearn.steering import request
+from alearn.types import copy_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ def usage(events: Iterable[ev.Event], now: float = math.nan) -> Usage:
             case ev.CapacityChanged():
                 slots = event.slots
             case ev.MemberLaunched():
+                attempts.add((event.member, event.attempt))
             case ev.CopyLaunched():
                 attempts.add((copy_name(event.member), event.attempt))
-                attempts.add((event.member, event.attempt))
             case ev.MemberEnded():
+                attempts.discard((event.member, event.attempt))
             case ev.CopyEnded():
                 attempts.discard((copy_name(event.member), event.attempt))
-                attempts.discard((event.member, event.attempt))
             case ev.RoundDecided() | ev.Refitted():
                 learned += event.seconds if math.isfinite(event.seconds) else 0.0
             case ev.StudyEnded():
