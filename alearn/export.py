@@ -25,7 +25,7 @@ from alearn.ledger import Ledger
 from alearn.outcome import versions
 from alearn.predict import Loaded, open_surrogate
 from alearn.space import Space
-from alearn.surrogate.axes import axis_of
+from alearn.surrogate.axes import Cube
 from alearn.surrogate.decode import predict_field
 from alearn.surrogate.graph import graph_of
 from alearn.types import Floats, MemberState
@@ -85,16 +85,12 @@ class Portable(nn.Module):
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
         self.model = graph_of(loaded.surrogate, loaded.fields)
-        self.axes = nn.ModuleList([axis_of(p) for p in loaded.space.parameters])
+        self.unit = Cube(loaded.space)
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """``n x p`` float64 to mean and standard deviation, each ``n x m``."""
         mean, std = self.model(self.unit(parameters))
         return mean, std
-
-    def unit(self, parameters: Tensor) -> Tensor:
-        """``n x p`` parameters to ``n x d`` columns of the unit cube."""
-        return torch.cat([axis(parameters[:, i]) for i, axis in enumerate(self.axes)], dim=1)
 
 
 class PortableOverT(nn.Module):
@@ -119,7 +115,7 @@ def portable(loaded: Loaded) -> nn.Module:
     return (PortableOverT(loaded) if loaded.surrogate.over_t else Portable(loaded)).eval()
 
 
-def export(directory: Path, to: Path, formats: tuple[str, ...] = FORMATS, licence: str = "") -> Card:
+def export(directory: Path, to: Path, formats: tuple[str, ...] = FORMATS, licence: str = "", special: str | None = None) -> Card:
     """Export the newest surrogate of a study into a folder: the files, ``card.json``, ``card.md`` and the coverage map.
 
     Args:
@@ -127,12 +123,13 @@ def export(directory: Path, to: Path, formats: tuple[str, ...] = FORMATS, licenc
         to: the folder; made if absent, files of an earlier export are replaced.
         formats: of "torch" (``surrogate.pt2``, read by ``torch.export.load``) and "onnx" (``surrogate.onnx``).
         licence: written into the card.
+        special: the name of a special surrogate (``alearn specialise``) in place of the study's.
 
     Raises:
         ConfigError: there is no study or no snapshot.
         AlearnError: the surrogate has no exportable form, ONNX is not installed, or an exported file disagrees with the original.
     """
-    loaded = open_surrogate(directory)
+    loaded = open_surrogate(directory, special)
     module = portable(loaded)
     to.mkdir(parents=True, exist_ok=True)
     inputs, mean, std = _examples(loaded)
@@ -148,7 +145,7 @@ def export(directory: Path, to: Path, formats: tuple[str, ...] = FORMATS, licenc
     return card
 
 
-def export_command(directory: Path, to: Path, formats: Sequence[str] | None, licence: str) -> int:
+def export_command(directory: Path, to: Path, formats: Sequence[str] | None, licence: str, special: str | None = None) -> int:
     """``alearn export``: say what was written; without a choice of formats, ONNX is left out where it is not installed.
 
     Raises:
@@ -158,7 +155,7 @@ def export_command(directory: Path, to: Path, formats: Sequence[str] | None, lic
         if name not in FORMATS:
             raise UnknownName("format", name, FORMATS)
     missing = not formats and importlib.util.find_spec("onnxscript") is None
-    card = export(directory, to, tuple(formats) if formats else FORMATS[:1] if missing else FORMATS, licence)
+    card = export(directory, to, tuple(formats) if formats else FORMATS[:1] if missing else FORMATS, licence, special)
     for name, worst in card.verified.items():
         print(f"{to / name}  verified on {CHECKED} points: differs by at most {worst:.1g} of an output's standard deviation")
     print(f"{to / 'card.md'}")
@@ -181,11 +178,11 @@ def _examples(loaded: Loaded) -> tuple[tuple[Tensor, ...], Floats, Floats]:
         t = np.linspace(loaded.t[0], loaded.t[-1], len(points))
         unit = np.concatenate([unit, t[:, None]], axis=1)
         inputs = (parameters, torch.as_tensor(t))
-    rows = torch.as_tensor(unit)
-    prediction = loaded.surrogate.predict(rows)
+    at = torch.as_tensor(unit)
+    prediction = loaded.surrogate.predict(at)
     spread = (prediction.epistemic**2 + prediction.aleatoric**2).sqrt()
     parts = [tuple(v.double().numpy()[:, : len(loaded.singles)] for v in (prediction.mean, spread))]
-    parts += [predict_field(loaded.surrogate, rows, f) for f in loaded.fields]
+    parts += [predict_field(loaded.surrogate, at, f) for f in loaded.fields]
     mean, std = (np.concatenate(p, axis=1) for p in zip(*parts, strict=True))
     return inputs, mean, std
 
@@ -213,13 +210,18 @@ def _onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> tuple[Fl
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)  # it tells of vision operators that nobody asked for
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, inputs, path, dynamo=True, input_names=names, output_names=["mean", "std"],
-            dynamic_shapes={name: {0: rows} for name in names}, external_data=False, verbose=False,
-        )  # fmt: skip
-    exporter.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, inputs, path, dynamo=True, input_names=names, output_names=["mean", "std"],
+                dynamic_shapes={name: {0: rows} for name in names}, external_data=False, verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        first = str(error.__cause__ or error).strip().splitlines()[0]
+        raise AlearnError(f"ONNX cannot express this surrogate ({first}); export it with --format torch.") from error
+    finally:
+        exporter.setLevel(level)
     onnx.checker.check_model(path)
     mean, std = ReferenceEvaluator(str(path)).run(None, {n: v.numpy() for n, v in zip(names, inputs, strict=True)})
     return np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
@@ -257,10 +259,10 @@ def _card(directory: Path, loaded: Loaded, verified: Mapping[str, float], licenc
         inputs=[{"name": p.name, **p.to_config(), **({"labels": list(p.labels)} if p.labels else {})} for p in loaded.space.parameters],
         t=[float(loaded.t[0]), float(loaded.t[-1])] if loaded.surrogate.over_t else None,
         outputs=_outputs(loaded),
-        surrogate={"name": config.surrogate.name, **loaded.surrogate.options()},
+        surrogate={"name": config.surrogate.name, **loaded.surrogate.options(), **({"part": dict(loaded.part)} if loaded.part else {})},
         data={"members": states, "samples": samples, "sha256": digest.hexdigest()},
-        error=_numbers(last.error if last is not None else {}),
-        calibration=_numbers(last.calibration if last is not None else {}),
+        error=_numbers(loaded.part.get("error", last.error if last is not None else {})),
+        calibration=_numbers(last.calibration if last is not None and not loaded.part else {}),
         failures=_failures(loaded.space, [dict(m.parameters) for m in members if m.state is MemberState.FAILED]),
         verified=dict(verified),
         licence=licence,

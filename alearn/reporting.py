@@ -23,7 +23,7 @@ from alearn.report.maps import Axis, Maps, build_maps, save_maps
 from alearn.report.preprocessing import read_preprocessing
 from alearn.report.significance import evidence
 from alearn.report.verdict import judge, kill_sentences
-from alearn.space import Pool, Space
+from alearn.space import Continuous, Integer, Space
 from alearn.trainer.evaluate import Examined, examine
 from alearn.transform import Pipeline
 from alearn.types import Floats, Member, MemberState, Schema
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LEVELS = np.arange(0.05, 1.0, 0.05)
 SHOWN_MEMBERS = 8
 LOOKED_AT = 64
+SHOWN_LABELS = 12
+KNOTS = 65
 ERROR_NAME = "error (RMS over the trajectory, in units of each output's standard deviation over the test set)"
 
 
@@ -181,19 +183,16 @@ def _surrogate(directory: Path) -> Loaded | None:
         return None
 
 
-def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, tested: Examined | None) -> Maps | None:
+def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, tested: Examined | None) -> Maps:
     space = Space.from_config(config.space)
-    axes = _axes(space)
-    if axes is None:
-        return None
     shown = [m for m in members if m.steps]
     points = np.array([m.x for m in shown], dtype=np.float64).reshape(len(shown), space.d)
     return build_maps(
-        axes,
-        points,
+        _axes(space),
+        space.to_axes(points),
         [str(m.state.value) for m in shown],
-        uncertainty=None if loaded is None else lambda x: uncertainty(loaded, x),
-        test=None if tested is None else tested.x,
+        uncertainty=None if loaded is None else lambda y: uncertainty(loaded, space.from_axes(y)),
+        test=None if tested is None else space.to_axes(tested.x),
         test_error=None if tested is None else tested.error,
     )
 
@@ -206,20 +205,18 @@ def uncertainty(loaded: Loaded, x: Floats, times: int = 6) -> Floats:
     return out
 
 
-def _axes(space: Space) -> list[Axis] | None:
-    """One axis for each column of the unit cube; None if a parameter has several columns."""
-    if space.d != len(space.names):
-        return None
+def _axes(space: Space) -> list[Axis]:
+    """One axis for each parameter, along which ``Space.to_axes`` says where a point lies."""
     axes = []
-    for parameter in space.parameters:
-        if isinstance(parameter, Pool):  # its entries lie along the one feature as they may
-            feature = parameter.columns[0] if parameter.columns else "feature"
-            axes.append(Axis(f"{parameter.name}: {feature}, scaled", 0.0, 1.0, "", False, ()))
-            continue
-        name, spec = parameter.name, parameter.to_config()
-        labels = tuple(map(str, parameter.labels))
-        low, high = (0.0, 1.0) if labels else (float(spec["low"]), float(spec["high"]))
-        axes.append(Axis(name, low, high, space.units.get(name, ""), spec.get("scale") == "log", labels))
+    for p in space.parameters:
+        if isinstance(p, (Continuous, Integer)):
+            half = 0.5 if isinstance(p, Integer) else 0.0
+            knots = tuple(map(float, p.from_unit(np.linspace(0.0, 1.0, KNOTS)[:, None]))) if p.scale == "normal" else ()
+            axes.append(Axis(p.name, p.low - half, p.high + half, p.unit, p.scale == "log", knots=knots))
+        elif len(p.labels) <= SHOWN_LABELS:
+            axes.append(Axis(p.name, unit=p.unit, labels=tuple(map(str, p.labels))))
+        else:
+            axes.append(Axis(f"{p.name} (entry of the pool)", 0.0, float(len(p.labels))))
     return axes
 
 

@@ -25,6 +25,13 @@ SPACES = {
         "a": {"low": -1.0, "high": 4.0, "scale": "normal", "mean": 1.0, "std": 0.8},
         "n": {"low": 1, "high": 90, "integer": True, "scale": "log"},
     },
+    "related": {
+        "scheme": {"choices": ["explicit", "implicit"]},
+        "theta": {"low": 0.5, "high": 1.0, "when": {"scheme": "implicit"}, "default": 0.9},
+        "a": {"low": -1.0, "high": 4.0, "scale": "normal", "mean": 1.0, "std": 0.8},
+        "b": {"low": 1.0, "high": 100.0, "scale": "log"},
+        "correlations": [["a", "b", 0.7]],
+    },
     "labels": {"n": {"low": 1, "high": 5, "integer": True}, "grade": {"ordinal": ["low", "mid", "high"]}, "kind": {"choices": ["x", "y"]}},
 }
 SMALL = {"estimators": 3, "width": 16, "depth": 2, "max_updates": 50}

@@ -31,15 +31,16 @@ Score = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One column of the unit cube in the user's terms.
+    """One parameter's axis, as the maps' coordinates in [0, 1] and in the user's terms.
 
     Args:
         name: the parameter's name.
         low: value at 0.
         high: value at 1.
         unit: free text.
-        log: True if the unit cube is logarithmic in the value.
+        log: True if the axis is logarithmic in the value.
         labels: the labels of a categorical parameter, in the order of equal parts of [0, 1].
+        knots: values at equally spaced points from 0 to 1, of a scale that is neither linear nor logarithmic.
     """
 
     name: str
@@ -48,10 +49,13 @@ class Axis:
     unit: str = ""
     log: bool = False
     labels: tuple[str, ...] = ()
+    knots: tuple[float, ...] = ()
 
     def values(self, x: Array) -> Floats:
         """The user's values of unit-cube coordinates, any shape."""
         u = np.asarray(x, dtype=np.float64)
+        if self.knots:
+            return np.interp(u, np.linspace(0.0, 1.0, len(self.knots)), self.knots)
         if self.log:
             return np.asarray(np.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low))))
         return np.asarray(self.low + u * (self.high - self.low))
@@ -301,6 +305,7 @@ def save_maps(path: Path | str, maps: Maps) -> Path:
         "low": np.asarray([a.low for a in maps.axes], dtype=np.float64),
         "high": np.asarray([a.high for a in maps.axes], dtype=np.float64),
         "log": np.asarray([a.log for a in maps.axes], dtype=np.bool_),
+        "knots": np.asarray([json.dumps(list(a.knots)) for a in maps.axes], dtype=np.str_),
         "labels": np.asarray([json.dumps(list(a.labels)) for a in maps.axes], dtype=np.str_),
         "pairs": np.asarray(maps.pairs, dtype=np.int64),
         "centres": maps.centres,
@@ -341,8 +346,12 @@ def load_maps(path: Path | str) -> Maps:
             data = {name: raw[name] for name in raw.files}
         if int(data["version"]) > MAPS_VERSION:
             raise ConfigError(f"'{target}' was written by a newer alearn (maps version {int(data['version'])}); update alearn.")
-        columns = zip(data["names"], data["low"], data["high"], data["units"], data["log"], data["labels"], strict=True)
-        axes = tuple(Axis(str(a), float(b), float(c), str(u), bool(g), tuple(json.loads(str(w)))) for a, b, c, u, g, w in columns)
+        knots = data.get("knots", ["[]"] * len(data["names"]))  # earlier maps have none
+        columns = zip(data["names"], data["low"], data["high"], data["units"], data["log"], data["labels"], knots, strict=True)
+        axes = tuple(
+            Axis(str(a), float(b), float(c), str(u), bool(g), tuple(json.loads(str(w))), tuple(json.loads(str(k))))
+            for a, b, c, u, g, w, k in columns
+        )
         return Maps(
             axes=axes,
             pairs=tuple((int(i), int(j)) for i, j in data["pairs"]),

@@ -39,6 +39,10 @@ class Parameter(ABC):
     def spread(self, u: Floats) -> Floats:
         """Columns ``n x width`` of valid points from uniform numbers ``n`` in [0, 1]: how designs fill the axis."""
 
+    def position(self, columns: Floats) -> Floats:
+        """Where columns ``n x width`` lie along the axis, ``n`` numbers in [0, 1]: what ``spread`` makes such columns from."""
+        return np.asarray(columns[:, 0])
+
     @abstractmethod
     def problem(self, value: Any) -> str | None:
         """Why ``value`` is not allowed, as a sentence; None if it is."""
@@ -305,6 +309,9 @@ class Categorical(Parameter):
         n = len(self.choices)
         index = np.clip(np.floor(np.asarray(u) * n), 0, n - 1).astype(int)
         return np.asarray(np.eye(n)[index], dtype=np.float64)
+
+    def position(self, columns: Floats) -> Floats:
+        return np.asarray((columns.argmax(axis=1) + 0.5) / len(self.choices))
 
     def parse(self, text: str) -> Value:
         return {str(v): v for v in self.choices}.get(text, text)

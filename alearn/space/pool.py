@@ -108,6 +108,9 @@ class Pool(Parameter):
         n = len(self.ids)
         return np.asarray(self.features[np.clip(np.floor(np.asarray(u) * n), 0, n - 1).astype(int)])
 
+    def position(self, columns: Floats) -> Floats:
+        return (np.array(self._nearest(columns), dtype=np.float64) + 0.5) / len(self.ids)
+
     def snap(self, columns: Floats) -> Floats:
         return np.asarray(self.features[self._nearest(columns)])
 

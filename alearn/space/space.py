@@ -10,9 +10,10 @@ import numpy as np
 from alearn.errors import ConfigError, UnknownName
 from alearn.space.constraints import Constraint, Linear, constraint_from_config
 from alearn.space.parameters import Categorical, Continuous, Integer, Parameter, parameter_from_config
+from alearn.space.relations import Condition, Correlation, condition_from_config, pairs_from_config
 from alearn.types import Floats, Parameters, Value
 
-CONSTRAINTS = "constraints"
+CONSTRAINTS, CORRELATIONS = "constraints", "correlations"
 
 
 class Space:
@@ -24,12 +25,21 @@ class Space:
     Args:
         parameters: the parameters, in the order of the cube's columns.
         constraints: rules that a point must keep besides the box.
+        conditions: mappings ``{when: …, default: …}`` by name, of parameters that count only with some values of others.
+        correlations: pairs of continuous parameters with their correlation.
 
     Raises:
-        ConfigError: no parameters, two of one name, or a constraint over an unknown or non-numeric parameter.
+        ConfigError: no parameters, two of one name, a constraint over an unknown or non-numeric parameter, or a condition or
+            correlation that cannot be.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], constraints: Iterable[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        constraints: Iterable[Constraint] = (),
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
+        correlations: Sequence[tuple[str, str, float]] = (),
+    ) -> None:
         self.parameters = tuple(parameters)
         self.constraints = tuple(constraints)
         if not self.parameters:
@@ -44,6 +54,18 @@ class Space:
             self._columns[p.name] = slice(at, at + p.width)
             at += p.width
         self._d = at
+        named = {p.name: p for p in self.parameters}
+        self.conditions: dict[str, Condition] = {}
+        for i, name in enumerate(names):
+            if conditions and name in conditions:
+                asked = conditions[name]
+                self.conditions[name] = condition_from_config(name, asked.get("when"), asked.get("default"), named, names[:i])
+        self.correlation = Correlation(correlations, named, self._columns) if correlations else None
+        for a, b, _ in correlations:
+            if a in self.conditions or b in self.conditions:
+                raise ConfigError(
+                    f"The parameters '{a}' and '{b}' are correlated, and one of them has a condition; leave out one or the other."
+                )
         self._check_constraints()
 
     @classmethod
@@ -63,22 +85,45 @@ class Space:
         rules = specs.get(CONSTRAINTS)
         is_rules = isinstance(rules, Sequence) and not isinstance(rules, str) and all(isinstance(r, Mapping) or callable(r) for r in rules)
         constraints = [constraint_from_config(r) for r in specs.pop(CONSTRAINTS)] if is_rules else []
-        return cls([parameter_from_config(n, s) for n, s in _counted(specs)], constraints)
+        given = specs.get(CORRELATIONS)
+        is_pairs = isinstance(given, Sequence) and not isinstance(given, str) and any(isinstance(p, Sequence) for p in given)
+        correlations = pairs_from_config(specs.pop(CORRELATIONS)) if is_pairs else []
+        parameters, conditions = [], {}
+        for name, spec in _counted(specs):
+            if isinstance(spec, Mapping) and "when" in spec:
+                conditions[name] = {k: spec.get(k) for k in _CONDITION}
+                spec = {k: v for k, v in spec.items() if k not in _CONDITION}
+            parameters.append(parameter_from_config(name, spec))
+        return cls(parameters, constraints, conditions, correlations)
 
     def to_config(self) -> dict[str, Any]:
         """The inverse of ``from_config``: plain dicts, lists, numbers and strings."""
         config: dict[str, Any] = {p.name: p.to_config() for p in self.parameters}
+        for name, condition in self.conditions.items():
+            config[name] |= condition.to_config()
         if self.constraints:
             config[CONSTRAINTS] = [c.to_config() for c in self.constraints]
+        if self.correlation is not None:
+            config[CORRELATIONS] = self.correlation.to_config()
         return config
 
     def __repr__(self) -> str:
         return f"Space({', '.join(self.names)}; d={self.d})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self.parameters == other.parameters and self.constraints == other.constraints
+        return (
+            isinstance(other, Space)
+            and self.parameters == other.parameters
+            and self.constraints == other.constraints
+            and self.conditions == other.conditions
+            and self._pairs == other._pairs
+        )
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def _pairs(self) -> tuple[tuple[str, str, float], ...]:
+        return () if self.correlation is None else self.correlation.pairs
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,8 +152,8 @@ class Space:
 
     @property
     def continuous(self) -> bool:
-        """True if every parameter is continuous and nothing is constrained: gradients may move points freely."""
-        return not self.constraints and all(isinstance(p, Continuous) for p in self.parameters)
+        """True if every parameter is continuous and always counts, and nothing is constrained: gradients may move points freely."""
+        return not self.constraints and not self.conditions and all(isinstance(p, Continuous) for p in self.parameters)
 
     def __getitem__(self, name: str) -> Parameter:
         for p in self.parameters:
@@ -126,25 +171,34 @@ class Space:
         return self._columns[name]
 
     def check(self, parameters: Parameters) -> None:
-        """Refuse a point that is not in the space.
+        """Refuse a point that is not in the space. What does not count at the point may be left out.
 
         Raises:
             UnknownName: a name that the space does not have.
             ConfigError: a name is missing, or a value is out of its box, not finite, not a choice, or against a constraint.
         """
+        full = self._whole(parameters)
+        for c in self.constraints:
+            if not c.allows(full):
+                raise ConfigError(f"The point {dict(parameters)!r} breaks the constraint {c.describe()}.")
+
+    def _whole(self, parameters: Parameters) -> Parameters:
+        """A point in the box, with the defaults of what does not count at it."""
         for name in parameters:
             if name not in self._columns:
                 raise UnknownName("parameter", str(name), self.names)
-        missing = [n for n in self.names if n not in parameters]
+        full = dict(parameters)
+        for name, condition in self.conditions.items():
+            if all(parent in full for parent in condition.when) and not condition.active(full):
+                full[name] = condition.default
+        missing = [n for n in self.names if n not in full]
         if missing:
             raise ConfigError(f"The point {dict(parameters)!r} has no value for {', '.join(missing)}; give all of {', '.join(self.names)}.")
         for p in self.parameters:
-            problem = p.problem(parameters[p.name])
+            problem = p.problem(full[p.name])
             if problem:
                 raise ConfigError(problem)
-        for c in self.constraints:
-            if not c.allows(parameters):
-                raise ConfigError(f"The point {dict(parameters)!r} breaks the constraint {c.describe()}.")
+        return full
 
     def contains(self, parameters: Parameters) -> bool:
         """True if ``check`` would pass."""
@@ -164,12 +218,11 @@ class Space:
         """
         if isinstance(points, Mapping):
             raise ConfigError("to_unit takes a list of points; put the one point in a list.")
-        boxed = self if not self.constraints else Space(self.parameters)
-        for point in points:
-            boxed.check(point)
-        if not points:
+        whole = [self._whole(point) for point in points]
+        if not whole:
             return np.empty((0, self.d))
-        return np.hstack([p.to_unit([point[p.name] for point in points]) for p in self.parameters])
+        x = np.hstack([p.to_unit([point[p.name] for point in whole]) for p in self.parameters])
+        return x if self.correlation is None else self.correlation.undo(x)
 
     def from_unit(self, X: Any) -> list[dict[str, Value]]:
         """The nearest valid points, as dicts of plain Python values, of ``n x d`` numbers.
@@ -177,14 +230,16 @@ class Space:
         Raises:
             ConfigError: X has another shape or is not finite.
         """
-        x = self._rows(X)
+        x = self._settled(self._rows(X))
+        if self.correlation is not None:
+            x = self.correlation.apply(x)
         columns = {p.name: p.from_unit(x[:, self._columns[p.name]]) for p in self.parameters}
         return [{name: values[i] for name, values in columns.items()} for i in range(len(x))]
 
     def snap(self, X: Any) -> Floats:
         """The nearest points of the cube that stand for valid values, ``n x d``: whole numbers, one-hot rows, inside the box."""
         x = self._rows(X)
-        return np.hstack([p.snap(x[:, self._columns[p.name]]) for p in self.parameters])
+        return self._settled(np.hstack([p.snap(x[:, self._columns[p.name]]) for p in self.parameters]))
 
     def feasible(self, X: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which of ``n x d`` points keep the constraints, ``n``."""
@@ -221,7 +276,31 @@ class Space:
 
     def spread(self, u: Floats) -> Floats:
         """Valid points ``n x d`` from uniform numbers ``n x len(parameters)``; constraints are not applied."""
-        return np.hstack([p.spread(u[:, i]) for i, p in enumerate(self.parameters)])
+        return self._settled(np.hstack([p.spread(u[:, i]) for i, p in enumerate(self.parameters)]))
+
+    def from_axes(self, y: Floats) -> Floats:
+        """Points ``n x d`` at ``n x len(parameters)`` numbers in [0, 1], one along each parameter's own axis: how maps see the space."""
+        x = self.spread(y)
+        return x if self.correlation is None else self.correlation.undo(x)
+
+    def to_axes(self, X: Any) -> Floats:
+        """Where points ``n x d`` lie along each parameter's own axis, ``n x len(parameters)``: the inverse of ``from_axes``."""
+        x = self._rows(X)
+        if self.correlation is not None:
+            x = self.correlation.apply(x)
+        return np.stack([p.position(x[:, self._columns[p.name]]) for p in self.parameters], axis=1)
+
+    def _settled(self, x: Floats) -> Floats:
+        """Points ``n x d`` with the defaults of what does not count at them."""
+        if not self.conditions or not len(x):
+            return x
+        x = x.copy()
+        for name, condition in self.conditions.items():
+            counts = np.ones(len(x), dtype=bool)
+            for parent, values in condition.when.items():
+                counts &= np.array([v in values for v in self[parent].from_unit(x[:, self._columns[parent]])])
+            x[~counts, self._columns[name]] = self[name].to_unit([condition.default])
+        return x
 
     def _rows(self, X: Any) -> Floats:
         x = np.asarray(X, dtype=np.float64)
@@ -238,6 +317,9 @@ class Space:
             for name in c.terms:
                 if isinstance(self[name], Categorical) or not isinstance(self[name], (Continuous, Integer)):
                     raise ConfigError(f"The constraint {c.describe()} uses '{name}', which is not a number; use a target function instead.")
+
+
+_CONDITION = ("when", "default")
 
 
 def _counted(specs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
