@@ -29,6 +29,9 @@ USAGE = """alearn: train a surrogate of an expensive simulation while the simula
   alearn predict DIR --at F=0.03 --at k=0.06 [--t T] [--json]
   alearn predict DIR --csv FILE [--fields FILE.npz]   the surrogate's mean and standard deviation
   alearn export DIR --to FOLDER   the surrogate for other programs: torch.export, ONNX, and a card that says what it is
+  alearn population DIR [--json]  how every model of surrogate=population fared
+  alearn specialise DIR --name NAME --region F=0.02..0.04 [--where 'v_mean>0.1']
+                                  a surrogate for a part, then predict|export DIR --special NAME
   alearn why DIR [MEMBER]         why a member was chosen, and what became of it
   alearn verify DIR               check every checksum of ledger, archive and snapshots
   alearn export-archive DIR --to zarr|netcdf OUT [--box F=0.03:0.05]
@@ -261,10 +264,12 @@ def _export(words: list[str]) -> int:
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to; default DIR/export")
     parser.add_argument("--format", action="append", metavar="torch|onnx", help="only this one (default: both)")
     parser.add_argument("--licence", default="", help="a line for the card")
+    parser.add_argument("--special", metavar="NAME", help="a special surrogate (alearn specialise) in place of the study's")
     args = parser.parse_args(words)
     from alearn.export import export_command
 
-    return export_command(args.directory, args.to or args.directory / "export", args.format, args.licence)
+    folder = args.directory / ("export" if args.special is None else f"export-{args.special}")
+    return export_command(args.directory, args.to or folder, args.format, args.licence, args.special)
 
 
 def _predict(words: list[str]) -> int:
@@ -275,10 +280,34 @@ def _predict(words: list[str]) -> int:
     parser.add_argument("--t", type=float, action="append", metavar="T", help="only this simulation time (may be repeated)")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parser.add_argument("--fields", type=Path, metavar="FILE.npz", help="write whole fields, mean and standard deviation, into this file")
+    parser.add_argument("--special", metavar="NAME", help="by a special surrogate (alearn specialise) in place of the study's")
     args = parser.parse_args(words)
     from alearn.predict import predict_command
 
-    return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json, fields=args.fields)
+    return predict_command(args.directory, args.at, args.csv, args.t, as_json=args.json, fields=args.fields, special=args.special)
+
+
+def _specialise(words: list[str]) -> int:
+    parser = _Parser(prog="alearn specialise", description="Train a special surrogate for a part, from what a study has simulated.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--name", required=True, help="by which predict and export find it (--special NAME)")
+    parser.add_argument("--region", action="append", default=[], metavar="NAME=LOW..HIGH", help="a parameter's range (may be repeated)")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="OUTPUT>VALUE", help="a condition on an output or t (may be repeated)"
+    )
+    parser.add_argument("--updates", type=int, help="of its training; default: to convergence")
+    parser.add_argument("--anyway", action="store_true", help="also if it is no better, or nothing new is known")
+    args = parser.parse_args(words)
+    from alearn.specialise import specialise_command
+
+    return specialise_command(args.directory, args.name, args.region, args.where, args.updates, anyway=args.anyway)
+
+
+def _population(words: list[str]) -> int:
+    args = _directory("How every model of a population fared.", "population", words, "--json")
+    from alearn.standings import population_command
+
+    return population_command(args.directory, as_json=args.json)
 
 
 def _why(words: list[str]) -> int:
@@ -383,6 +412,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "export-archive": _export_archive,
     "replay": _replay,
+    "population": _population,
+    "specialise": _specialise,
     "why": _why,
     "kill": _steer("kill"),
     "steer": _steer_member,

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from alearn.surrogate.field import FieldDecoder, joint_scale
 from alearn.types import Floats, Parameters, Value
 
 SURROGATE_FILE = "surrogate.pt"
+SPECIAL = "special"
+"""The folder of a study's special surrogates (``alearn specialise``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Loaded:
         units: of the outputs.
         t: the times of a whole trajectory, shape ``(T,)``.
         fields: the way from the last outputs, which are coefficients, to whole fields.
+        part: of a special surrogate, what it is special in: space, conditions (where), and the trial's errors; else empty.
     """
 
     surrogate: Surrogate
@@ -43,6 +46,7 @@ class Loaded:
     units: Mapping[str, str]
     t: Floats
     fields: tuple[FieldDecoder, ...] = ()
+    part: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def singles(self) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ class Loaded:
     def scale(self) -> Floats:
         """By what each output is divided where one number is wanted for all (``alearn.surrogate.field.joint_scale``), ``m``."""
         scale = self.surrogate.output_scale.double().numpy()
-        return joint_scale(np.where(scale > 0, scale, 1.0), [(len(f.modes), f.used) for f in self.fields])
+        return joint_scale(np.where(scale > 0, scale, 1.0), [(f.rank, f.used) for f in self.fields])
 
     def inputs(self, x: Floats, t: Floats) -> Floats:
         """All pairs of ``n x d`` unit-cube points and ``T`` times, ``n T x d'``, t running fastest."""
@@ -137,16 +141,21 @@ class Prediction:
         return out
 
 
-def open_surrogate(directory: Path) -> Loaded:
-    """The surrogate of a study.
+def open_surrogate(directory: Path, special: str | None = None) -> Loaded:
+    """The surrogate of a study, or a special one of it by its name (``alearn specialise``).
 
     Raises:
         ConfigError: there is no study, or it has no snapshot yet.
+        UnknownName: it has no special surrogate of that name.
         LedgerCorrupt: the snapshot is damaged.
     """
     if not (directory / "ledger.sqlite").is_file():
         raise ConfigError(f"There is no study in {directory} (no ledger.sqlite); give a study directory.")
     path = directory / "snapshots" / SURROGATE_FILE
+    if special is not None:
+        path = directory / SPECIAL / f"{special}.pt"
+        if not path.is_file():
+            raise UnknownName("special surrogate", special, [p.stem for p in sorted((directory / SPECIAL).glob("*.pt"))])
     if not path.is_file():
         raise ConfigError(f"The study in {directory} has no snapshot of its surrogate yet; wait until it has trained, or resume it.")
     surrogate, info = load_snapshot(path)
@@ -157,16 +166,17 @@ def open_surrogate(directory: Path) -> Loaded:
         units=dict(info.extra.get("units", {})),
         t=np.asarray(info.extra["t"], dtype=np.float64),
         fields=tuple(FieldDecoder.from_plain(f) for f in info.extra.get("fields", ())),
+        part=dict(info.extra.get("part", {})),
     )
 
 
-def predict(directory: Path, points: Sequence[Parameters], t: Sequence[float] | None = None) -> Prediction:
-    """Predict at ``points``; ``t`` None takes the times of a whole trajectory.
+def predict(directory: Path, points: Sequence[Parameters], t: Sequence[float] | None = None, special: str | None = None) -> Prediction:
+    """Predict at ``points``; ``t`` None takes the times of a whole trajectory, ``special`` names a special surrogate.
 
     Raises:
         ConfigError: a point is outside the box that the surrogate knows.
     """
-    loaded = open_surrogate(directory)
+    loaded = open_surrogate(directory, special)
     for point in points:
         loaded.space.check(point)
     times = loaded.t if t is None else np.asarray(list(t), dtype=np.float64)
@@ -193,7 +203,14 @@ def write_fields(found: Prediction, path: Path) -> None:
 
 
 def predict_command(
-    directory: Path, at: Sequence[str], table: Path | None, t: Sequence[float] | None, *, as_json: bool, fields: Path | None = None
+    directory: Path,
+    at: Sequence[str],
+    table: Path | None,
+    t: Sequence[float] | None,
+    *,
+    as_json: bool,
+    fields: Path | None = None,
+    special: str | None = None,
 ) -> int:
     """``alearn predict``: print a table, or JSON, and write fields if a file for them is named; returns the exit code.
 
@@ -202,7 +219,7 @@ def predict_command(
     """
     if bool(at) == (table is not None):
         raise ConfigError("Give either --at NAME=VALUE for every parameter, or --csv FILE.")
-    loaded = open_surrogate(directory)
+    loaded = open_surrogate(directory, special)
     points = _csv_points(table, loaded.space) if table is not None else [_at_point(at, loaded.space)]
     if any(not math.isfinite(v) for v in t or ()):
         raise ConfigError("--t needs finite times.")
@@ -211,7 +228,7 @@ def predict_command(
     if beyond and loaded.surrogate.over_t:
         seen = f"{loaded.t[0]:g} to {loaded.t[-1]:g}"
         print(f"alearn: t = {beyond[0]:g} lies outside what the surrogate has seen ({seen}); do not trust it.", file=sys.stderr)
-    found = predict(directory, points, t)
+    found = predict(directory, points, t, special)
     if fields is not None:
         write_fields(found, fields)
     rows = found.rows()

@@ -9,7 +9,7 @@ over ``batch_shape x q x m`` in the outputs' own units.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -131,6 +131,16 @@ class Competing(Protocol):
     @property
     def lead(self) -> str:
         """Which one, and by how much it leads, in words."""
+        ...
+
+
+@runtime_checkable
+class Zoomable(Protocol):
+    """A surrogate that can take a part of the cube for the whole."""
+
+    def zoom(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """From now on the unit cube is the part between these edges, ``d`` each (t not included) in the cube until now; what was
+        learned stays."""
         ...
 
 

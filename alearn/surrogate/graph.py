@@ -154,7 +154,7 @@ class FieldGraph(nn.Module):
     def __init__(self, inner: EnsembleGraph | GPGraph, fields: Sequence[FieldDecoder]) -> None:
         super().__init__()
         self.inner, self.singles = inner, fields[0].first
-        self.columns = [(f.first, f.first + len(f.modes)) for f in fields]
+        self.columns = [(f.first, f.first + f.rank) for f in fields]
         for i, f in enumerate(fields):
             for name in ("centre", "modes", "lost"):
                 self.register_buffer(f"{name}{i}", torch.as_tensor(getattr(f, name)).clone())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -224,6 +224,10 @@ class GrowingEnsemble(OnlineSurrogate):
         self.inner = larger
         self.size.copy_(torch.tensor([wider, deeper]))
         return True
+
+    def zoom(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """From now on the unit cube is the part between these edges; what was learned stays."""
+        self.inner.zoom(low, high)
 
     # --- prediction and state: the ensemble's ---------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -274,6 +275,13 @@ class NetworkSurrogate(OnlineSurrogate):
                 self.prior.rescale_output(self.m, (zero, s.scale), (zero, scale))
         s.mean.copy_(mean)
         s.scale.copy_(scale)
+
+    def zoom(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """From now on the unit cube is the part between these edges, ``d`` each (t not included) in the cube until now; the learned
+        function stays."""
+        for column, edges in enumerate(zip(low, high, strict=True)):
+            for net in self._networks():
+                net.rescale_input(column, (0.0, 1.0), edges)
 
     def _networks(self) -> list[Stacked]:
         return [self.net, self.average] + ([self.prior] if self.prior is not None else [])
