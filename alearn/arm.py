@@ -415,7 +415,7 @@ class Arm:
         if queued and not asked.final:
             self._ask(Rescore(queued))
         self._chronicle.record(
-            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds, lead=m.lead),
+            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds, lead=m.lead, busy_s=m.busy_s),
             ev.Evaluated(
                 at=now,
                 simulated_steps=asked.simulated_steps,

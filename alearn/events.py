@@ -282,13 +282,14 @@ class RoundDecided(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refitted(Event):
     """The surrogate was trained: ``updates`` and ``samples`` are totals so far; ``lead`` says in words which of several
-    candidates answers now, and by how much it leads."""
+    candidates answers now, and by how much it leads; ``busy_s`` is how long the learner was at work since the time before."""
 
     updates: int
     samples: int
     loss: float = math.nan
     seconds: float = 0.0
     lead: str = ""
+    busy_s: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

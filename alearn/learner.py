@@ -143,7 +143,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The outcome of ``Measure``."""
+    """The outcome of ``Measure``; ``busy_s`` is how long the learner was at work since the one before."""
 
     error: Mapping[str, float]
     prequential: Mapping[str, float]
@@ -153,6 +153,7 @@ class Measured:
     loss: float
     std: Mapping[str, float]
     lead: str = ""
+    busy_s: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ class Learner:
         self._generator = torch.Generator().manual_seed(seed)
         self._best_std = math.nan
         self._rank_at_choice: dict[tuple[float, ...], float] = {}
-        self._busy_s = 0.0
+        self._busy_s = self._told_busy_s = 0.0
         self.doing = "idle"
 
     def run(self, inbox: queue.SimpleQueue[Fact | Question | None], emit: Callable[[Answer], None], stop: threading.Event) -> None:
@@ -318,6 +319,7 @@ class Learner:
         )
 
     def _measure(self, question: Measure) -> Measured:
+        began = time.monotonic()
         if question.final:
             self.trainer.final_fit()
         else:
@@ -327,6 +329,9 @@ class Learner:
         if reference is not None and not question.final:
             reference = reference.thinned(QUICK_TIMES)
         error, calibration = self.trainer.evaluate(reference)
+        spread = self._spread(question)
+        busy = self._busy_s + time.monotonic() - began
+        since, self._told_busy_s = busy - self._told_busy_s, busy
         return Measured(
             error,
             self.trainer.prequential(),
@@ -334,8 +339,9 @@ class Learner:
             self.trainer.updates,
             self.trainer.samples,
             self.trainer.loss,
-            self._spread(question),
+            spread,
             self.trainer.lead,
+            since,
         )
 
     def _spread(self, question: Measure) -> dict[str, float]:

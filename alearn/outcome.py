@@ -16,7 +16,8 @@ from alearn.config import Config
 from alearn.controller import StudyState
 from alearn.errors import AlearnError
 from alearn.report.live import Gauge, KillNote, Snapshot, View, open_view
-from alearn.report.status import CalibrationSummary, Cost, ErrorSummary, MemberCounts, SampleCounts, Status, read_status, write_status
+from alearn.report.status import CalibrationSummary, Cost, ErrorSummary, Idle, MemberCounts, SampleCounts, Status, read_status, write_status
+from alearn.slots import Meter
 from alearn.types import MemberState
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Outcome:
         self._shown_at = 0.0
         self._active: Status | None = None
         self._clock: dict[str, float] = {}
+        self._meters: dict[str, Meter] = {}
         self._history: deque[tuple[float, int, int]] = deque()
         self._state: StudyState | None = None
 
@@ -72,11 +74,17 @@ class Outcome:
         self._state = arm.state
         while arm.rooms.transformed is not None and arm.rooms.transformed.said:
             self.view.say(arm.rooms.transformed.said.popleft())
-        status = status_of(arm.state)
+        status = _replace(status_of(arm.state), idle=self._idle(arm, now))
         write_status(arm.directory, self._combined(status))
         if arm.directory != self.directory:
             write_status(self.directory, self._whole(status))
         self.view.show(self._snapshot(arm, status, now))
+
+    def _idle(self, arm: Arm, now: float) -> Idle:
+        """What slots and learner do not do; nothing is learned from test members."""
+        busy_s = arm.learner.vitals().busy_s if arm.learner is not None else 0.0
+        used = self._meters.setdefault(arm.rooms.arm, Meter()).see(now, arm.state.slots, len(arm.state.active), busy_s)
+        return Idle(1 - used.simulating, 1 - used.learning) if used.wall_s > 0 and arm.rooms.learning else Idle()
 
     def _combined(self, status: Status) -> Status:
         """The active arm's status; it still runs while its control arm is to come."""

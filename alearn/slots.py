@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from alearn import events as ev
 from alearn.errors import ConfigError
@@ -43,7 +44,7 @@ def usage(events: Iterable[ev.Event], now: float = math.nan) -> Usage:
         now: Unix s, for a study that runs; NaN is the last event's time.
     """
     slots = running = 0
-    wall = offered = used = learned = 0.0
+    wall = offered = used = asked = busy = 0.0
     since = math.nan
     attempts: set[tuple[str, int]] = set()
 
@@ -70,14 +71,45 @@ def usage(events: Iterable[ev.Event], now: float = math.nan) -> Usage:
                 attempts.discard((event.member, event.attempt))
             case ev.CopyEnded():
                 attempts.discard((copy_name(event.member), event.attempt))
-            case ev.RoundDecided() | ev.Refitted():
-                learned += event.seconds if math.isfinite(event.seconds) else 0.0
+            case ev.RoundDecided():
+                asked += event.seconds if math.isfinite(event.seconds) else 0.0
+            case ev.Refitted():
+                asked += event.seconds if math.isfinite(event.seconds) else 0.0
+                busy += event.busy_s if math.isfinite(event.busy_s) else 0.0
             case ev.StudyEnded():
                 attempts.clear()
         running = len(attempts)
     if not math.isnan(now):
         pass_time(now)
+    learned = busy or asked  # an older study knows only how long its answers took
     return Usage(slots, running, wall, used / offered if offered else 0.0, min(1.0, learned / wall) if wall else 0.0)
+
+
+@final
+class Meter:
+    """What slots and learner do with their time while a study runs, from looks at it now and then."""
+
+    def __init__(self) -> None:
+        self._at = math.nan
+        self._busy_s = self._wall = self._offered = self._used = self._learned = 0.0
+
+    def see(self, now: float, slots: int, running: int, busy_s: float) -> Usage:
+        """Take a look.
+
+        Args:
+            now: seconds, of any clock that goes on.
+            slots: how many there are.
+            running: how many members run.
+            busy_s: how long the learner has been at work in all.
+        """
+        if not math.isnan(self._at):
+            passed = now - self._at
+            self._wall, self._offered = self._wall + passed, self._offered + passed * max(slots, running)
+            self._used += passed * running
+            self._learned += max(0.0, busy_s - self._busy_s)
+        self._at, self._busy_s = now, busy_s
+        share = self._used / self._offered if self._offered else 0.0
+        return Usage(slots, running, self._wall, share, min(1.0, self._learned / self._wall) if self._wall else 0.0)
 
 
 def slots_command(directory: Path, slots: int | None) -> int:

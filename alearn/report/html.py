@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from alearn.report.data import METRICS, ArmData, ReportData
 from alearn.report.figures import draw_all
-from alearn.report.status import ErrorSummary, MemberCounts
+from alearn.report.status import ErrorSummary, MemberCounts, idle_words
 from alearn.report.style import data_uri
 from alearn.report.verdict import Verdict, judge, kill_sentences
 from alearn.report.words import count, duration, number, percent, plural
@@ -157,7 +157,9 @@ def _tiles(data: ReportData) -> str:
     length = arm.end - arm.begin
     if math.isfinite(length):
         seconds = arm.status.cost.simulation_core_s if arm.status is not None else None
-        tiles.append((duration(length), "wall time", f"{number(seconds)} core-seconds of simulation" if seconds is not None else ""))
+        idle = idle_words(arm.status.idle) if arm.status is not None else None
+        more = [f"{number(seconds)} core-seconds of simulation"] if seconds is not None else []
+        tiles.append((duration(length), "wall time", "; ".join([*more, *([f"idle: {idle}"] if idle else [])])))
     return '<div class="tiles">' + "".join(
         f'<div class="tile"><p class="value">{_e(v)}</p><p class="name">{_e(n)}</p><p class="more">{_e(m)}</p></div>' for v, n, m in tiles
     ) + "</div>"  # fmt: skip

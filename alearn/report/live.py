@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from alearn.report.status import MemberCounts, Status
+from alearn.report.status import MemberCounts, Status, idle_words
 from alearn.report.words import clean, count, duration, number, percent, plural
 
 if TYPE_CHECKING:
@@ -254,6 +254,8 @@ def plain_line(snapshot: Snapshot) -> str:
     elif snapshot.buffer_fill:
         parts.append(f"buffer {count(snapshot.buffer_fill)}")
     parts += [f"round {s.rounds}", f"updates {count(s.updates)}{_rate(snapshot.updates_per_s)}"]
+    if s.idle.slots is not None and s.idle.learner is not None:
+        parts.append(f"idle: slots {percent(s.idle.slots)}, learner {percent(s.idle.learner)}")
     if s.error.mean is not None:
         parts.append(f"error mean {number(s.error.mean)} p95 {number(s.error.p95)} max {number(s.error.max)}")
     if s.cost.saved_steps:
@@ -419,6 +421,8 @@ class LiveView:
         elif snapshot.buffer_fill:
             row("buffer", count(snapshot.buffer_fill), _dim(" rows"))
         row("training", f"round {s.rounds}, {plural(s.updates, 'update')}", _dim(_rate(snapshot.updates_per_s)))
+        if (idle := idle_words(s.idle)) is not None:
+            row("idle", idle)
         if s.lead:
             row("surrogate", s.lead, wrap=True)
         if s.error.mean is not None:

@@ -98,6 +98,20 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """Shares of the time since this controller began in which slots were free, and in which the learner had nothing to do."""
+
+    slots: float | None = None
+    learner: float | None = None
+
+    @classmethod
+    def of(cls, raw: object) -> Idle:
+        """From a status file, in which it may be missing."""
+        found = raw if isinstance(raw, Mapping) else {}
+        return cls(*(float(v) if isinstance(v := found.get(k), (int, float)) else None for k in ("slots", "learner")))
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One arm of a study at one moment.
 
@@ -114,6 +128,7 @@ class Status:
         cost: simulated and saved steps, core-seconds.
         control: the same of the control arm, or None.
         lead: which of several candidate surrogates answers, and by how much it leads; "" for a surrogate without candidates.
+        idle: what slots and learner did not do.
     """
 
     study: str
@@ -128,6 +143,7 @@ class Status:
     cost: Cost = field(default_factory=Cost)
     control: Status | None = None
     lead: str = ""
+    idle: Idle = field(default_factory=Idle)
 
     def to_dict(self) -> dict[str, Any]:
         """Exactly the documented object; numbers that are not finite become None."""
@@ -137,6 +153,8 @@ class Status:
             out[name] = {k: _number(getattr(part, k), kind) for k, kind in _kinds(cls).items()}
             if name == "samples":
                 out |= {"rounds": int(self.rounds), "updates": int(self.updates)} | ({"lead": self.lead} if self.lead else {})
+        if self.idle != Idle():
+            out["idle"] = {"slots": _number(self.idle.slots, "float"), "learner": _number(self.idle.learner, "float")}
         out["control"] = self.control.to_dict() if self.control is not None else None
         return out
 
@@ -174,6 +192,7 @@ class Status:
             rounds=_checked(raw, "rounds", "int", "rounds"),
             updates=_checked(raw, "updates", "int", "updates"),
             lead=str(raw.get("lead", "")),
+            idle=Idle.of(raw.get("idle")),
             control=None if raw["control"] is None else cls.from_dict(raw["control"]),
             **parts,
         )
@@ -280,6 +299,13 @@ def status_age(directory: Path | str) -> float | None:
         return None
 
 
+def idle_words(idle: Idle) -> str | None:
+    """Who had nothing to do for how much of the time; None if that is not known."""
+    if idle.slots is None or idle.learner is None:
+        return None
+    return f"slots {percent(idle.slots)}, learner {percent(idle.learner)} of the time"
+
+
 def render_status(status: Status, age_s: float | None = None) -> str:
     """The status in a few lines for people.
 
@@ -314,6 +340,8 @@ def render_status(status: Status, age_s: float | None = None) -> str:
         if arm.calibration.coverage95 is not None:
             of = "test values" if e.n_test else "the values of arriving members"
             lines.append(f"    calibration  {percent(arm.calibration.coverage95)} of {of} inside the 95 % interval")
+        if (words := idle_words(arm.idle)) is not None:
+            lines.append(f"    idle         {words}")
         spent = arm.cost.simulated_steps + arm.cost.saved_steps
         saved = f", {count(arm.cost.saved_steps)} saved by kills ({percent(arm.cost.saved_steps / spent)})" if arm.cost.saved_steps else ""
         seconds = f", {number(arm.cost.simulation_core_s)} core-seconds" if arm.cost.simulation_core_s is not None else ""

@@ -17,7 +17,7 @@ from alearn.controller.turns import take_turns
 from alearn.errors import ConfigError, LaunchError
 from alearn.launcher import Elastic, Job, LocalLauncher
 from alearn.ledger import Ledger
-from alearn.slots import usage
+from alearn.slots import Meter, usage
 from alearn.study import Study
 from alearn.testing.launcher import collect, eventually
 
@@ -172,6 +172,17 @@ def test_usage():
     assert found.simulating == pytest.approx(9 / 20)
     assert found.learning == pytest.approx(0.3)
     assert usage([]).simulating == 0.0
+    busy = [*events[:-2], ev.Refitted(at=8.0, updates=1, samples=1, seconds=3.0, busy_s=6.0), events[-1]]
+    assert usage(busy).learning == pytest.approx(0.6)
+
+
+def test_meter():
+    meter = Meter()
+    assert meter.see(0.0, slots=2, running=1, busy_s=0.0).wall_s == 0.0
+    meter.see(4.0, slots=2, running=2, busy_s=1.0)
+    found = meter.see(8.0, slots=2, running=0, busy_s=3.0)
+    assert (found.wall_s, found.simulating, found.learning) == (8.0, pytest.approx(8 / 16), pytest.approx(3 / 8))
+    assert meter.see(10.0, slots=2, running=0, busy_s=0.0).learning == pytest.approx(0.3)  # a learner that began anew
 
 
 # --- two systems ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from alearn.report import (
     status_age,
     write_status,
 )
+from alearn.report.status import Idle
 from alearn.types import MemberState
 
 CONTRACT = {
@@ -70,6 +71,15 @@ def test_the_control_arm_is_the_same_object_inside(tmp_path: Path) -> None:
     raw = json.loads((tmp_path / "status.json").read_text())
     assert raw["control"] == CONTRACT | {"arm": "control", "state": "done"}
     assert read_status(tmp_path).control == control
+
+
+def test_who_was_idle_is_told_and_may_be_missing(tmp_path: Path) -> None:
+    write_status(tmp_path, full_status(idle=Idle(0.25, 0.5)))
+    assert json.loads((tmp_path / "status.json").read_text())["idle"] == {"slots": 0.25, "learner": 0.5}
+    assert "idle         slots 25 %, learner 50 % of the time" in render_status(read_status(tmp_path))
+    write_status(tmp_path, full_status())
+    assert "idle" not in json.loads((tmp_path / "status.json").read_text())
+    assert read_status(tmp_path).idle == Idle()
 
 
 def test_who_leads_is_told_where_surrogates_compete(tmp_path: Path) -> None:
