@@ -19,7 +19,7 @@ from alearn.ledger import Ledger, open_archive
 from alearn.outcome import status_of, versions
 from alearn.predict import Loaded, open_surrogate
 from alearn.report.data import ArmData, Calibration, ReportData, Snapshot2D, Trajectory, audit_kills
-from alearn.report.maps import Axis, Maps, build_maps, save_maps
+from alearn.report.maps import MOST_PARAMETERS, Axis, Maps, build_maps, latin, save_maps
 from alearn.report.preprocessing import read_preprocessing
 from alearn.report.significance import evidence
 from alearn.report.verdict import judge, kill_sentences
@@ -194,13 +194,35 @@ def _maps(config: Config, members: Sequence[Member], loaded: Loaded | None, test
         uncertainty=None if loaded is None else lambda y: uncertainty(loaded, space.from_axes(y)),
         test=None if tested is None else space.to_axes(tested.x),
         test_error=None if tested is None else tested.error,
+        shown=_shown(space, loaded),
     )
+
+
+def _shown(space: Space, loaded: Loaded | None) -> list[int] | None:
+    """The parameters that matter most where there are too many for maps: by how far the prediction changes when one of them is exchanged
+    between points (permutation importance: Breiman 2001). None where all fit, or nothing is known."""
+    p = len(space.names)
+    if loaded is None or p <= MOST_PARAMETERS:
+        return None
+    y = latin(LOOKED_AT, p)
+    t = _some(loaded.t, 6)
+    first = loaded.predict(space.from_axes(y), t)[0]
+    changes = []
+    for k in range(p):
+        exchanged = y.copy()
+        exchanged[:, k] = np.roll(y[:, k], 1)
+        changes.append(float((((loaded.predict(space.from_axes(exchanged), t)[0] - first) / loaded.scale) ** 2).mean()))
+    return [int(k) for k in np.argsort(changes)[::-1][:MOST_PARAMETERS]]
+
+
+def _some(t: Floats, most: int) -> Floats:
+    """At most so many of the times, evenly."""
+    return t[np.unique(np.linspace(0, len(t) - 1, min(most, len(t))).round().astype(int))]
 
 
 def uncertainty(loaded: Loaded, x: Floats, times: int = 6) -> Floats:
     """Root mean predicted variance over the trajectory and the outputs, each in units of its standard deviation, ``N``."""
-    t = loaded.t[np.unique(np.linspace(0, len(loaded.t) - 1, min(times, len(loaded.t))).round().astype(int))]
-    _, std = loaded.predict(np.asarray(x, dtype=np.float64), t)
+    _, std = loaded.predict(np.asarray(x, dtype=np.float64), _some(loaded.t, times))
     out: Floats = np.sqrt(((std / loaded.scale) ** 2).mean(axis=(1, 2)))
     return out
 

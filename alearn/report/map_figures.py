@@ -22,7 +22,6 @@ LABELS = {
     "uncertainty": "predictive standard deviation",
     "error": "interpolated test error",
 }
-MOST_PARAMETERS = 7
 _LOG_RANGE = 30.0
 
 
@@ -252,7 +251,7 @@ def _curves(maps: Maps, what: str, beside: Maps | None, titles: tuple[str, str],
 
 
 def _triangle(maps: Maps, what: str, label: str, show_members: bool) -> Figure:
-    d = min(maps.d, MOST_PARAMETERS)
+    d = maps.d
     side = 1.5 if d > 4 else 2.2
     width, height = side * (d - 1) + 1.1, side * (d - 1) + 1.5
     figure = new_figure(width, height, arranged=False)
@@ -278,7 +277,7 @@ def _triangle(maps: Maps, what: str, label: str, show_members: bool) -> Figure:
                 axes.tick_params(labelleft=False)
     how = {"mean": "mean over the other parameters", "slice": "cut through one point of the other parameters"}[maps.kind]
     how = "projected on each pair" if what == "density" else how
-    more = f"; the first {d} of {maps.d} parameters" if maps.d > d else ""
+    more = f"; {d} of {maps.parameters} parameters, those that matter most" if maps.parameters > d else ""
     figure.text(0.5, 1 - 0.1 / height, f"each cell: {how}{more}", ha="center", va="top", fontsize=9, color=FAINT)
     bar = figure.add_axes((1 - (0.3 + 0.42 * (d - 1) * side) / width, 1 - 0.7 / height, 0.42 * (d - 1) * side / width, 0.14 / height))
     _colorbar(figure, mesh, label, cax=bar, orientation="horizontal")

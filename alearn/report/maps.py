@@ -23,6 +23,8 @@ from alearn.types import Array, Floats
 
 MAPS_FILE = "maps.npz"
 MAPS_VERSION = 1
+MOST_PARAMETERS = 7
+"""With more than so many, maps show some of them and take the mean over the others."""
 _CHUNK = 4096
 
 Score = Callable[[Floats], Floats]
@@ -83,6 +85,7 @@ class Maps:
         states: their states, shape ``(N,)``.
         test: unit-cube points of the test members, shape ``(T, d)``.
         test_error: their errors, shape ``(T,)``.
+        parameters: how many parameters there are, with those that are not shown.
     """
 
     axes: tuple[Axis, ...]
@@ -97,9 +100,11 @@ class Maps:
     states: Array = field(default_factory=lambda: np.zeros(0, dtype="U8"))
     test: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     test_error: Floats = field(default_factory=lambda: np.zeros(0))
+    parameters: int = 0
 
     @property
     def d(self) -> int:
+        """How many parameters are shown."""
         return len(self.axes)
 
 
@@ -115,6 +120,7 @@ def build_maps(
     kind: str = "mean",
     at: Sequence[float] | None = None,
     spread: int = 12,
+    shown: Sequence[int] | None = None,
 ) -> Maps:
     """All maps of one arm.
 
@@ -129,6 +135,7 @@ def build_maps(
         kind: "mean" or "slice", for more than two parameters.
         at: the point that slices cut through, unit cube; the middle by default.
         spread: how many points of the other parameters a mean takes.
+        shown: which parameters get maps; by default the first ``MOST_PARAMETERS``.
 
     Raises:
         ConfigError: an array has a shape that does not fit.
@@ -147,27 +154,29 @@ def build_maps(
     if len(labels) != len(points):
         raise ConfigError(f"There are {len(points)} members and {len(labels)} states; there must be one state a member.")
     good = np.isfinite(errors)
-    pairs = tuple(combinations(range(d), 2)) or ((0, 0),)
+    mine = list(range(d))[:MOST_PARAMETERS] if shown is None else sorted(shown)
+    pairs = tuple(combinations(mine, 2)) or ((mine[0], mine[0]),)
     n = resolution or (200 if d == 1 else 48 if d == 2 else 28 if len(pairs) <= 6 else 20)
     centres = (np.arange(n) + 0.5) / n
-    others = np.asarray(at if at is not None else [0.5] * d, dtype=np.float64)[None, :] if kind == "slice" else halton(spread, d)
+    others = np.asarray(at if at is not None else [0.5] * d, dtype=np.float64)[None, :] if kind == "slice" else latin(spread, d)
 
     def each_pair(score: Score) -> Floats:
         return np.stack([_marginal(score, centres, pair, d, others) for pair in pairs])
 
     return Maps(
-        axes=tuple(axes),
-        pairs=pairs,
+        axes=tuple(axes[k] for k in mine),
+        pairs=tuple((mine.index(i), mine.index(j)) for i, j in pairs),
         centres=centres,
         kind="whole" if d <= 2 else kind,
         distance=each_pair(lambda x: nearest_distance(x, points)) if len(points) else None,
         density=np.stack([density(centres, points[:, _columns(pair)]) for pair in pairs]) if len(points) else None,
         uncertainty=each_pair(uncertainty) if uncertainty is not None else None,
         error=each_pair(lambda x: interpolate(x, tests[good], errors[good])) if good.any() else None,
-        members=points,
+        members=points[:, mine],
         states=labels,
-        test=tests,
+        test=tests[:, mine],
         test_error=errors,
+        parameters=d,
     )
 
 
@@ -207,18 +216,10 @@ def _evaluate(score: Score, x: Floats) -> Floats:
     return out
 
 
-def halton(n: int, d: int) -> Floats:
-    """The first n points of the Halton sequence in the unit cube, shape ``(n, d)`` (Halton 1960)."""
-    primes = [p for p in range(2, 400) if all(p % q for q in range(2, int(p**0.5) + 1))]
-    if d > len(primes):
-        raise ConfigError(f"Maps are made for at most {len(primes)} parameters, and there are {d}.")
-    out = np.zeros((n, d))
-    for column, base in enumerate(primes[:d]):
-        index, factor = np.arange(1, n + 1), 1.0 / base
-        while index.any():
-            out[:, column] += factor * (index % base)
-            index, factor = index // base, factor / base
-    return out
+def latin(n: int, d: int) -> Floats:
+    """A Latin hypercube of n points in the unit cube, shape ``(n, d)`` (McKay, Beckman and Conover 1979); always the same."""
+    rng = np.random.default_rng(0)
+    return np.stack([(rng.permutation(n) + 0.5) / n for _ in range(d)], axis=1)
 
 
 def nearest_distance(x: Floats, points: Floats) -> Floats:
@@ -311,6 +312,7 @@ def save_maps(path: Path | str, maps: Maps) -> Path:
         "centres": maps.centres,
         "values": np.stack([a.values(maps.centres) for a in maps.axes]),
         "kind": np.str_(maps.kind),
+        "parameters": np.int64(maps.parameters),
         "members": maps.members,
         "states": maps.states,
         "test": maps.test,
@@ -361,6 +363,7 @@ def load_maps(path: Path | str) -> Maps:
             states=data["states"],
             test=data["test"],
             test_error=data["test_error"],
+            parameters=int(data.get("parameters", 0)),
             **{name: data.get(name) for name in _ARRAYS},
         )
     except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:

@@ -8,7 +8,7 @@ import pytest
 
 from alearn.errors import ConfigError, LedgerCorrupt
 from alearn.report import Axis, build_maps, load_maps, save_maps
-from alearn.report.maps import density, halton, interpolate, nearest_distance
+from alearn.report.maps import MOST_PARAMETERS, density, interpolate, latin, nearest_distance
 
 TWO = (Axis("F", 0.01, 0.08, "1/s"), Axis("k", 0.03, 0.07))
 
@@ -39,7 +39,9 @@ def test_density_integrates_to_one_and_is_one_for_a_uniform_design() -> None:
     points = cube(60, 2)
     assert density(centres, points).mean() == pytest.approx(1.0, abs=0.02)
     assert density(centres, points[:, :1]).mean() == pytest.approx(1.0, abs=0.02)
-    assert density(centres, halton(2000, 2))[10:-10, 10:-10] == pytest.approx(1.0, abs=0.12)
+    side = (np.arange(45) + 0.5) / 45
+    lattice = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    assert density(centres, lattice)[10:-10, 10:-10] == pytest.approx(1.0, abs=0.12)
     crowd = density(centres, np.asarray([[0.8, 0.2]] * 30) + 0.01 * cube(30, 2))
     row, column = np.unravel_index(np.argmax(crowd), crowd.shape)
     assert centres[column] == pytest.approx(0.8, abs=0.03)
@@ -130,3 +132,16 @@ def test_bad_input_gets_a_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "maps.npz", a=np.zeros(1))
     with pytest.raises(LedgerCorrupt, match="does not hold maps"):
         load_maps(tmp_path)
+
+
+def test_of_very_many_parameters_the_ones_asked_for_are_shown(tmp_path):
+    axes = tuple(Axis(f"c{i}") for i in range(100))
+    points = latin(30, 100)
+    maps = build_maps(axes, points, uncertainty=lambda x: x[:, 77], shown=[77, 3])
+    assert [a.name for a in maps.axes] == ["c3", "c77"]
+    assert maps.pairs == ((0, 1),)
+    assert np.array_equal(maps.members, points[:, [3, 77]])
+    assert maps.uncertainty[0][:, 5] == pytest.approx(maps.centres)  # rows follow the second parameter
+    assert build_maps(axes, points).d == MOST_PARAMETERS
+    again = load_maps(save_maps(tmp_path, maps))
+    assert (again.parameters, again.axes) == (100, maps.axes)

@@ -16,7 +16,7 @@ TOLD = Preprocessing(
     steps={"writer": 623, "reader": 240},
     predicted_s={"writer": 0.010, "reader": 0.0105},
     measured_s={"writer": 0.0114, "reader": 0.0081},
-    codecs=({"field": "v", "version": 13, "modes": 30, "rank": 32, "exact": 26, "lossy": 1},),
+    codecs=({"field": "v", "version": 13, "what": "30 of 32 modes", "exact": 26, "lossy": 1},),
 )
 
 
