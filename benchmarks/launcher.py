@@ -51,6 +51,25 @@ time.sleep(60)
 """
 
 
+OURS = """
+import json, os, sys, time
+begun = time.perf_counter()
+from pathlib import Path
+from alearn.launcher import Job, LocalLauncher, proctree
+root = Path(sys.argv[1])
+with LocalLauncher(slots=2, oversubscribe=True) as launcher:
+    launcher.submit(Job("first", 1, ("true",), root / "first"))
+    while not launcher.poll(): launcher.wait(10)
+    ready = time.perf_counter() - begun
+    for n in range(2): launcher.submit(Job(f"m{n}", 1, ("sleep", "60"), root / f"m{n}"))
+    while len(launcher.pids()) < 2: time.sleep(0.01)
+    pids = [os.getpid(), *proctree.descendants(os.getpid())]
+    size = lambda pid: int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Pss:")[2].split()[0])
+    simulations = set(launcher.pids().values())
+    print(json.dumps({"ready_s": round(ready, 2), "memory_mb": round(sum(size(p) for p in pids if p not in simulations) / 1024, 1)}))
+"""
+
+
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, 5th and 95th percentile in milliseconds."""
     ordered = sorted(1000 * s for s in seconds)
@@ -119,10 +138,11 @@ def peers(python: Path, patience_s: float) -> dict[str, Any]:
             found[name] = {"skipped": f"{package} is not installed for {python}"}
             continue
         simulation = [str(python), "-S", "-c", POLITE]
-        figures = ask_peer(python, [script, name, "figures", *simulation], patience_s)
+        figures = ask_peer(python, [script, name, "figures", f"{patience_s:g}", *simulation], patience_s)
         found[name] = {"version": version, **figures}
         for victim in ("worker", "controller"):
-            found[name][f"after_kill_9_of_the_{victim}"] = kill_peer(python, [script, name, "hold", *simulation], victim, patience_s)
+            words = [script, name, "hold", f"{patience_s + 30:g}", *simulation]
+            found[name][f"after_kill_9_of_the_{victim}"] = kill_peer(python, words, victim, patience_s)
     return found
 
 
@@ -133,24 +153,33 @@ def peer_command(python: Path, words: list[str]) -> list[str]:
 
 
 def ask_peer(python: Path, words: list[str], patience_s: float) -> dict[str, Any]:
-    """The figures that a peer prints, or why there are none."""
+    """The figures that a peer prints until its end or its deadline, and what is missing."""
     run = f"peer.{os.getpid()}.{words[1]}"
-    process = subprocess.Popen(
-        peer_command(python, words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "BENCH_RUN": run},
-    )
-    try:
-        out, _ = process.communicate(timeout=patience_s)
-        lines = [line for line in out.decode().splitlines() if line.startswith("{")]
-        return dict(json.loads(lines[-1])) if lines else {"skipped": f"it ended with code {process.returncode} and no figures"}
-    except subprocess.TimeoutExpired:
-        return {"skipped": f"no figures within {patience_s:g} s"}
-    finally:
-        end_all(run)
-        process.wait()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as heard:
+        process = subprocess.Popen(
+            peer_command(python, words),
+            stdout=heard,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "BENCH_RUN": run},
+        )
+        try:
+            code: int | None = process.wait(patience_s + 2)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_all(run)
+            process.kill()
+            process.wait()
+        heard.seek(0)
+        for line in heard.read().decode("utf-8", "replace").splitlines():
+            if line.startswith("{"):
+                figures |= json.loads(line)
+    if "left_after_cancel" not in figures:
+        why = f"its deadline of {patience_s:g} s" if code is None or code == 1 else f"code {code}"
+        figures["incomplete"] = f"it ended by {why} after {list(figures)[-1] if figures else 'nothing'}"
+    return figures
 
 
 def kill_peer(python: Path, words: list[str], victim: str, patience_s: float) -> dict[str, Any]:
@@ -165,8 +194,13 @@ def kill_peer(python: Path, words: list[str], victim: str, patience_s: float) ->
     )
     assert process.stdout is not None
     try:
-        if not select.select([process.stdout], [], [], patience_s)[0] or process.stdout.readline() != b"up\n":
-            return {"skipped": f"its simulation did not run within {patience_s:g} s"}
+        until, said = time.monotonic() + patience_s, b""
+        while b"up\n" not in said:
+            left = until - time.monotonic()
+            piece = os.read(process.stdout.fileno(), 4096) if left > 0 and select.select([process.stdout], [], [], left)[0] else b""
+            if not piece:
+                return {"skipped": f"its simulation did not run within {patience_s:g} s"}
+            said += piece
         simulation = with_variable("BENCH_SIMULATION", run)
         mains = [pid for pid in simulation if proctree.parent(pid) not in simulation]
         os.kill(proctree.parent(mains[0]) if victim == "worker" else process.pid, signal.SIGKILL)
@@ -175,17 +209,73 @@ def kill_peer(python: Path, words: list[str], victim: str, patience_s: float) ->
         return {"of_the_simulation": len(left), "of_the_engine": len(set(with_variable("BENCH_RUN", run)) - left)}
     finally:
         end_all(run)
+        process.kill()
         process.wait()
         process.stdout.close()
 
 
 def end_all(run: str) -> None:
     """Kill everything that carries this run's name."""
-    while pids := with_variable("BENCH_RUN", run):
+    until = time.monotonic() + 10.0
+    while (pids := with_variable("BENCH_RUN", run)) and time.monotonic() < until:
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def ours(root: Path) -> dict[str, Any]:
+    """Seconds until the local launcher has run its first program, import included, and the memory of its processes with two members."""
+    out = subprocess.run([sys.executable, "-c", OURS, str(root)], capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(out))
+
+
+def worker_killed(root: Path) -> dict[str, int]:
+    """Kill the supervisor of a member with a stubborn child and count what lives five seconds later, as for the peers."""
+    with LocalLauncher(slots=1) as launcher:
+        argv = (sys.executable, "-S", "-c", FAMILY)
+        launcher.submit(Job("m", 1, argv, root / "m", {"BENCH_WORKER": str(root)}))
+        while len(with_variable("BENCH_WORKER", str(root))) < 2:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(proctree.parent(next(iter(launcher.pids().values()))), signal.SIGKILL)
+        launcher.wait(10)
+        launcher.poll()
+        time.sleep(5.0)
+        return {"of_the_simulation": len(with_variable("BENCH_WORKER", str(root)))}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The peers beside us, as Markdown."""
+    head = (
+        "engine",
+        "ready s",
+        "MB",
+        "no-op/s",
+        "to running ms",
+        "cancelled, gone ms",
+        "left: cancel",
+        "worker killed",
+        "controller killed",
+    )
+    supervised, warm = result["engine"], result["no_op_python_members_per_s_warm"]["reuse=1000000"]
+    plain = result["cancel_to_gone_with_child"]["median_ms"]
+    rows = [
+        ("alearn, local", supervised["ready_s"], supervised["memory_mb"],
+         f"{max(warm)} warm, {max(result['no_op_programs_per_s'])} programs", result["submit_to_running"]["median_ms"], plain, 0,
+         result["kill_9_of_a_supervisor"]["of_the_simulation"], result["kill_9_of_the_controller"]["survivors"])
+    ]  # fmt: skip
+    for name, peer in result["peers"].items():
+        if "skipped" in peer:
+            rows.append((name, peer["skipped"], *[""] * 7))
+            continue
+        left = [peer[f"after_kill_9_of_the_{victim}"] for victim in ("worker", "controller")]
+        lived = [f"{one['of_the_simulation']} + {one['of_the_engine']}" if "of_the_engine" in one else one["skipped"] for one in left]
+        gone = "never" if peer.get("cancel_to_gone_ms") is None else peer["cancel_to_gone_ms"]
+        figures = [peer.get(key, "–") for key in ("ready_s", "memory_mb", "noop_per_s", "submit_to_running_ms")]
+        rows.append((f"{name} {peer['version']}", *figures, peer.get("incomplete", gone), peer.get("left_after_cancel", "–"), *lived))
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in lines)
 
 
 def latency(root: Path, n: int) -> list[float]:
@@ -297,13 +387,16 @@ def main() -> None:
             "cancel_to_gone_with_child": spread(cancel(root / "plain", n, plain, 2.0)),
             "cancel_to_gone_child_ignores_sigterm_grace_0": spread(cancel(root / "stubborn", n, stubborn, 0.0)),
             "kill_9_of_the_controller": orphaned(root / "orphaned"),
+            "kill_9_of_a_supervisor": worker_killed(root / "worker"),
             "supervisor": one_supervisor(n),
+            "engine": ours(root / "ours"),
             "peers": peers(options.peers, 60.0) if options.peers else {},
             "load_at_the_end": os.getloadavg()[0],
         }
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(result))
     print(
         f"The local launcher starts {max(result['no_op_programs_per_s'])} programs/s at best and "
         f"{max(result['no_op_python_members_per_s_warm']['reuse=1000000'])} Python members/s in warm processes, a member runs "

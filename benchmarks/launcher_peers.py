@@ -1,15 +1,16 @@
 """Other engines under the questions of ``launcher.py``, each in the interpreter that has it; no import of alearn here.
 
-    python benchmarks/launcher_peers.py ENGINE figures|hold COMMAND...
+    python benchmarks/launcher_peers.py ENGINE figures|hold DEADLINE_S COMMAND...
 
-``figures`` prints one line of JSON: seconds until the engine is ready, no-op tasks per second, milliseconds from submit to running,
-and from cancel to the end of an external simulation's last process (null: it did not end within the patience). ``hold`` starts the
-simulation, prints "up" and waits to be killed.
+``figures`` prints lines of JSON, each figure as soon as it is known: seconds until the engine is ready, no-op tasks per second,
+milliseconds from submit to running, and from cancel to the end of an external simulation's last process (null: it did not end within
+the patience). ``hold`` starts the simulation, prints "up" and waits to be killed. At the deadline the process ends, wherever it hangs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import shlex
@@ -171,8 +172,14 @@ def memory_mb() -> float:
     return round(total / 1024, 1)
 
 
+def tell(**figures: Any) -> None:
+    """Say what is known by now."""
+    print(json.dumps(figures), flush=True)
+
+
 def main() -> None:
-    name, mode, *simulation = sys.argv[1:]
+    name, mode, deadline_s, *simulation = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(deadline_s), exit=True)  # even inside an extension that never returns
     begun = time.perf_counter()
     engine = ENGINES[name]()
     ready = time.perf_counter() - begun
@@ -182,18 +189,17 @@ def main() -> None:
         print("up", flush=True)
         time.sleep(60)
         return
-    memory = memory_mb()
+    tell(ready_s=round(ready, 2), memory_mb=memory_mb())
     begun = time.perf_counter()
     for handle in [engine.submit(noop) for _ in range(engine.rate)]:
         engine.result(handle)
-    rate = engine.rate / (time.perf_counter() - begun)
-    latency = None
+    tell(noop_per_s=round(engine.rate / (time.perf_counter() - begun)))
     if engine.python:
         waits = []
         for _ in range(20 if engine.rate > 20 else 3):
             at = time.time()
             waits.append(engine.result(engine.submit(noop)) - at)
-        latency = round(1000 * statistics.median(waits), 1)
+        tell(submit_to_running_ms=round(1000 * statistics.median(waits), 1))
     handle = engine.submit(external, simulation)
     wait_for(lambda: len(tagged(TAG)) >= 2, 20)
     time.sleep(0.3)
@@ -201,14 +207,7 @@ def main() -> None:
     with contextlib.suppress(Exception):  # an engine that refuses does not end it either
         engine.cancel(handle)
     gone = wait_for(lambda: not tagged(TAG), PATIENCE_S)
-    figures = {
-        "ready_s": round(ready, 2),
-        "memory_mb": memory,
-        "noop_per_s": round(rate),
-        "submit_to_running_ms": latency,
-        "cancel_to_gone_ms": gone,
-    }
-    print(json.dumps({**figures, "running_before_cancel": running, "left_after_cancel": len(tagged(TAG))}), flush=True)
+    tell(cancel_to_gone_ms=gone, running_before_cancel=running, left_after_cancel=len(tagged(TAG)))
     for pid in tagged(TAG):
         with contextlib.suppress(OSError):
             os.kill(pid, 9)

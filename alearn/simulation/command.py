@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
+from alearn.simulation import mpi
 from alearn.simulation.base import Command
 from alearn.simulation.collect import Collector
-from alearn.simulation.mpi import wrapped
 from alearn.types import Parameters, Value
 
 FORMATS = ("jsonl", "client", "adios2")
@@ -35,6 +35,7 @@ class CommandSimulation:
         steps: how many time steps a run prints, if known.
         ranks: MPI ranks of one member; more than one are started by mpiexec.
         mpiexec: the program that starts them, by name or path ("srun" too); empty finds the mpiexec in PATH.
+        mpi_options: further words for it, where ranks are placed, say; a binding to cores takes the place of ours (none).
         terminal: give the program a pseudo-terminal as stdout, for one that otherwise holds its lines back (C's stdio
             writes to a pipe in blocks of 4 KiB).
         collect: for a program that only leaves files: which, and what reads them, ``{files: out_*.csv, reader: read.py:step}``
@@ -52,6 +53,7 @@ class CommandSimulation:
         terminal: bool = False,
         ranks: int = 1,
         mpiexec: str = "",
+        mpi_options: Sequence[str] = (),
         collect: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(argv, str) or not argv:
@@ -63,11 +65,11 @@ class CommandSimulation:
         self.argv = tuple(_absolute(str(word)) for word in argv)
         self.format = format
         self.steps = steps
-        if ranks < 1:
-            raise ConfigError(f"simulation.ranks={ranks} is no number of MPI ranks; give 1 for a program without MPI.")
+        mpi.check(ranks, mpiexec, mpi_options)
         self.terminal = terminal
         self.ranks = ranks
         self.mpiexec = mpiexec
+        self.mpi_options = tuple(mpi_options)
         self.collector = None if not collect else Collector.of(collect)
         if self.collector is not None and format != "jsonl":
             raise ConfigError(f"simulation.collect reads files, so simulation.format={format} does not go with it; leave one of them out.")
@@ -100,7 +102,7 @@ class CommandSimulation:
         Raises:
             UnknownName: a placeholder is not among them.
         """
-        argv = wrapped(self.ranks, self.mpiexec, [_fill(word, parameters) for word in self.argv])
+        argv = mpi.wrapped(self.ranks, self.mpiexec, [_fill(word, parameters) for word in self.argv], self.mpi_options)
         if self.format == "jsonl":
             collect = None if self.collector is None else vars(self.collector)
             options = json.dumps({"steps": self.steps, "terminal": self.terminal, "collect": collect})

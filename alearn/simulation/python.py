@@ -8,14 +8,14 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alearn.errors import ConfigError, UnknownName
 from alearn.registry import load_object
+from alearn.simulation import mpi
 from alearn.simulation.base import Command
-from alearn.simulation.mpi import wrapped
 from alearn.simulation.source import FILE, write_source
 from alearn.types import Parameters
 
@@ -31,6 +31,7 @@ class PythonSimulation:
         arguments: further keyword arguments, the same for every member.
         ranks: MPI ranks of one member; each calls the function (with mpi4py inside), and what the first one yields is streamed.
         mpiexec: the program that starts them, by name or path; empty finds the mpiexec beside this Python or in PATH.
+        mpi_options: further words for it, where ranks are placed, say; a binding to cores takes the place of ours (none).
 
     Raises:
         ConfigError: no target, or it has another form.
@@ -43,6 +44,7 @@ class PythonSimulation:
         arguments: Mapping[str, Any] | None = None,
         ranks: int = 1,
         mpiexec: str = "",
+        mpi_options: Sequence[str] = (),
     ) -> None:
         if not target:
             raise ConfigError("The simulation 'python' has no target; give simulation.target=FILE.py:FUNCTION.")
@@ -51,9 +53,8 @@ class PythonSimulation:
             raise ConfigError(f"The target '{target}' names no function; write FILE.py:FUNCTION or package.module:FUNCTION.")
         if steps < 0:
             raise ConfigError(f"simulation.steps={steps} is no number of time steps; give 0 if it is not known.")
-        if ranks < 1:
-            raise ConfigError(f"simulation.ranks={ranks} is no number of MPI ranks; give 1 for a function without MPI.")
-        self.ranks, self.mpiexec = ranks, mpiexec
+        mpi.check(ranks, mpiexec, mpi_options)
+        self.ranks, self.mpiexec, self.mpi_options = ranks, mpiexec, tuple(mpi_options)
         if where.endswith(".py"):  # members run in directories of their own
             where = str(Path(where).expanduser().resolve())
         self.where, self.name = where, name
@@ -102,7 +103,8 @@ class PythonSimulation:
         warm = ["python", self.target]
         if self.steps or self.arguments:
             warm.append(json.dumps({"steps": self.steps, "arguments": self.arguments}))
-        argv = wrapped(self.ranks, self.mpiexec, [sys.executable, "-P", "-m", "alearn.simulation.drive", *warm])
+        driven = [sys.executable, "-P", "-m", "alearn.simulation.drive", *warm]
+        argv = mpi.wrapped(self.ranks, self.mpiexec, driven, self.mpi_options)
         env = {"ALEARN_PARAMETERS": json.dumps(dict(parameters)), **_search_path(self.where)}
         return Command(argv, env, tuple(warm) if self.ranks == 1 else ())
 

@@ -1,7 +1,9 @@
 """MPI members with a real MPI: two ranks start, stream, and are all gone when the member is ended."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +11,12 @@ from alearn.errors import ConfigError
 from alearn.launcher import Job, LocalLauncher
 from alearn.launcher.supervisor import EXIT_FILE
 from alearn.simulation import CommandSimulation, PythonSimulation
-from alearn.simulation.mpi import find, options_of, rank, wrapped
+from alearn.simulation.mpi import find, options_of, placed, rank, wrapped
 from alearn.study import Study
 from alearn.testing.launcher import alive, collect, eventually, with_variable
 from alearn.types import ExitCause
+
+OPEN_MPI = Path(__file__).parents[2] / "scripts" / "openmpi"
 
 
 def has_mpi():
@@ -20,6 +24,22 @@ def has_mpi():
         return bool(find("", python=True))
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture(params=["", "Open MPI"], ids=["MPICH", "Open MPI"])
+def mpiexec(request):
+    """The mpiexec beside this Python, or that of an Open MPI which is installed if it has to be."""
+    if not request.param:
+        if not has_mpi():
+            pytest.skip("skipped, because there is no mpiexec: pip install mpich")
+        return ""
+    made = subprocess.run([str(OPEN_MPI)], capture_output=True, text=True, timeout=420, check=False)
+    if made.returncode != 0:
+        said = made.stderr.strip().splitlines()[-1:]
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"In CI Open MPI is needed: {said}")
+        pytest.skip(f"skipped, because there is no Open MPI: {said}")
+    return made.stdout.strip()
 
 
 needs_mpi = pytest.mark.skipif(not has_mpi(), reason="skipped, because there is no mpiexec: pip install mpich")
@@ -41,20 +61,19 @@ def launcher():
         yield launcher
 
 
-def two_ranks(launcher, tmp_path, code=STUBBORN):
-    argv = wrapped(2, "", [sys.executable, "-c", code])
+def two_ranks(launcher, tmp_path, code=STUBBORN, mpiexec=""):
+    argv = wrapped(2, mpiexec, [sys.executable, "-c", code])
     launcher.submit(Job("a", 1, argv, tmp_path / "a", {"FAMILY": str(tmp_path)}))
     files = [tmp_path / "a" / f"rank{n}" for n in range(2)]
     eventually(lambda: all(f.exists() and f.read_text() for f in files) or (tmp_path / "a" / EXIT_FILE).exists(), "both ranks", 60)
     return [int(f.read_text()) for f in files]
 
 
-@needs_mpi
-def test_all_ranks_are_gone_after_a_cancel(launcher, tmp_path):
-    """Ranks are in sessions of their own and ignore SIGTERM here."""
-    ranks = two_ranks(launcher, tmp_path)
-    assert len({os.getsid(pid) for pid in ranks}) >= 1
-    assert all(os.getsid(pid) != os.getsid(launcher.pids()["a", 1]) for pid in ranks)
+def test_all_ranks_are_gone_after_a_cancel(launcher, tmp_path, mpiexec):
+    """Ranks ignore SIGTERM here; MPICH's are in sessions of their own, Open MPI's in process groups of their own."""
+    ranks = two_ranks(launcher, tmp_path, mpiexec=mpiexec)
+    main = launcher.pids()["a", 1]
+    assert all(os.getsid(pid) != os.getsid(main) or os.getpgid(pid) != os.getpgid(main) for pid in ranks)
     launcher.cancel("a", 1)
     assert collect(launcher, 1)["a"].cause is ExitCause.CANCELLED
     assert not any(map(alive, ranks))
@@ -70,8 +89,7 @@ def test_a_rank_that_crashes_ends_the_member(launcher, tmp_path):
     assert not any(map(alive, ranks))
 
 
-@needs_mpi
-def test_a_study_of_mpi_members(tmp_path):
+def test_a_study_of_mpi_members(tmp_path, mpiexec):
     """The ranks talk to each other; the first one's steps are streamed, each once."""
     (tmp_path / "sim.py").write_text(
         "from mpi4py import MPI\n"
@@ -81,7 +99,7 @@ def test_a_study_of_mpi_members(tmp_path):
         "        yield {'t': float(step), 'ranks': comm.allreduce(1), 'y': a * comm.allreduce(float(comm.rank + 1))}\n"
     )
     study = Study(
-        {"a": (0.0, 1.0)}, {"name": "python", "target": f"{tmp_path}/sim.py:run", "ranks": 2}, surrogate="gp", budget=3,
+        {"a": (0.0, 1.0)}, {"name": "python", "target": f"{tmp_path}/sim.py:run", "ranks": 2, "mpiexec": mpiexec}, surrogate="gp", budget=3,
         directory=tmp_path / "study", launcher={"name": "local", "slots": 1, "oversubscribe": True}, design={"initial": 3},
         kill="never", view="quiet",
     )  # fmt: skip
@@ -135,6 +153,43 @@ def test_options_of_each_mpi(version, environ, root, has, has_not):
     options = options_of("/usr/bin/mpiexec", version, environ, root)
     assert not set(has) - set(options)
     assert not set(has_not) & set(options)
+
+
+@pytest.mark.parametrize(
+    ("ours", "given", "becomes"),
+    [
+        (["--oversubscribe", "--bind-to", "none", "--quiet"], [], ["--oversubscribe", "--bind-to", "none", "--quiet"]),
+        (["--oversubscribe", "--bind-to", "none", "--quiet"], ["--bind-to", "core"], ["--oversubscribe", "--quiet", "--bind-to", "core"]),
+        (["-bind-to", "none"], ["-ppn", "2"], ["-bind-to", "none", "-ppn", "2"]),
+        (["--overlap", "--cpu-bind=none"], ["--cpu-bind=cores"], ["--overlap", "--cpu-bind=cores"]),
+    ],
+)
+def test_a_binding_of_the_users_takes_the_place_of_ours(ours, given, becomes):
+    assert placed(ours, given) == becomes
+
+
+def test_ranks_are_bound_as_asked(launcher, tmp_path, mpiexec):
+    """Each rank on one core of its own, where ours would let it run anywhere."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("skipped, because two ranks need two cores to be bound to")
+    code = "import os; from mpi4py import MPI; open(f'rank{MPI.COMM_WORLD.rank}', 'w').write(str(len(os.sched_getaffinity(0))))"
+    argv = wrapped(2, mpiexec, [sys.executable, "-c", code], ["--bind-to", "core"])
+    launcher.submit(Job("a", 1, argv, tmp_path / "a"))
+    assert collect(launcher, 1, 60)["a"].cause is ExitCause.DONE
+    assert [(tmp_path / "a" / f"rank{n}").read_text() for n in range(2)] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ranks": 2, "mpi_options": ["--"]}, "holds '--'"),
+        ({"ranks": 2, "mpi_options": [3]}, "holds 3"),
+        ({"mpi_options": ["--map-by", "core"]}, r"set simulation\.ranks"),
+    ],
+)
+def test_options_for_mpiexec_are_checked(options, said):
+    with pytest.raises(ConfigError, match=said):
+        PythonSimulation("f.py:g", **options)
 
 
 def test_no_mpiexec_is_said(tmp_path):
