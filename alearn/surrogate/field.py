@@ -29,6 +29,7 @@ FINER = 0.3
 """The memory leaves at most this share of the error that the view may leave."""
 MARGIN = 0.7
 """A new view leaves at most this share of the error allowed, so that the next fields do not ask for another at once."""
+ARRAYS = ("centre", "modes", "lost")
 WORTH = 1.3
 """A view that leaves out too much is renewed if it leaves this many times the variance that the best one would."""
 
@@ -77,7 +78,7 @@ class FieldOptions:
 
 @dataclass(frozen=True, slots=True)
 class FieldDecoder:
-    """From coefficients back to a field: ``field = centre + coefficients @ modes``.
+    """From coefficients back to a field: ``field = centre + coefficients @ modes``; or from the cells themselves.
 
     Args:
         name: the field's.
@@ -86,7 +87,7 @@ class FieldDecoder:
         first: column of the surrogate's outputs at which the coefficients begin.
         version: of the view; 1 is the first.
         centre: ``n``.
-        modes: ``r x n``, orthonormal, or 0 for coefficients that are not needed.
+        modes: ``r x n``, orthonormal, or 0 for coefficients that are not needed; None where the outputs are the ``n`` cells.
         lost: variance that the coefficients leave out at each cell, ``n``.
         scale: root mean square fluctuation of the field about its mean over the study: the unit of normalised errors.
     """
@@ -97,24 +98,31 @@ class FieldDecoder:
     first: int
     version: int
     centre: Array
-    modes: Array
+    modes: Array | None
     lost: Array
     scale: float
 
     @property
+    def rank(self) -> int:
+        """How many of the surrogate's outputs are this field's."""
+        return len(self.centre) if self.modes is None else len(self.modes)
+
+    @property
     def used(self) -> int:
         """How many of the coefficients are needed; they are the first ones."""
-        return int(self.modes.any(axis=1).sum())
+        return self.rank if self.modes is None else int(self.modes.any(axis=1).sum())
 
     @property
     def columns(self) -> slice:
         """Which of the surrogate's outputs are this field's coefficients."""
-        return slice(self.first, self.first + len(self.modes))
+        return slice(self.first, self.first + self.rank)
 
     def mean(self, coefficients: Any) -> Array:
         """Fields of coefficients, ``... x r`` to ``... x n``, float32."""
-        y = np.asarray(coefficients, dtype=np.float32)
-        return np.asarray(y @ self.modes + self.centre)
+        return np.asarray(self._spread(np.asarray(coefficients, dtype=np.float32)) + self.centre)
+
+    def _spread(self, y: Array) -> Array:
+        return y if self.modes is None else np.asarray(y @ self.modes)
 
     def variance(self, draws: Any, noise: Any = None) -> Array:
         """Variance of every cell, what the coefficients leave out included.
@@ -128,21 +136,22 @@ class FieldDecoder:
         """
         total = np.zeros((*np.shape(draws)[1:-1], len(self.centre)), np.float32) + self.lost
         for deviation in np.asarray(draws, dtype=np.float32):
-            total += (deviation @ self.modes) ** 2
+            total += self._spread(deviation) ** 2
         if noise is not None:
-            total += np.asarray(noise, dtype=np.float32) @ self.modes**2
+            own = np.asarray(noise, dtype=np.float32)
+            total += own if self.modes is None else own @ self.modes**2
         return total
 
     def to_plain(self) -> dict[str, Any]:
         """Numbers, strings, lists and tensors, for a snapshot."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        arrays = {k: torch.from_numpy(np.array(own[k], dtype=np.float32)) for k in ("centre", "modes", "lost")}
+        arrays = {k: torch.from_numpy(np.array(own[k], dtype=np.float32)) for k in ARRAYS if own[k] is not None}
         return {**own, **arrays, "shape": list(self.shape)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> FieldDecoder:
         """Inverse of ``to_plain``."""
-        arrays = {k: np.asarray(plain[k], dtype=np.float32) for k in ("centre", "modes", "lost")}
+        arrays = {k: np.asarray(plain[k], dtype=np.float32) for k in ARRAYS if plain[k] is not None}
         return cls(**{**plain, **arrays, "shape": tuple(int(n) for n in plain["shape"])})
 
 
@@ -318,3 +327,55 @@ class FieldCode:
         if "centre" in state:
             centre, modes = (np.array(state[k], np.float32) for k in ("centre", "modes"))
             self._basis = Basis(int(state["basis_version"]), centre, float(state["scale"]), modes.reshape(-1, self.size))
+
+
+@final
+class CellCode:
+    """Writes a field as its cells, for a surrogate that knows the grid. Has what ``FieldCode`` has; there is nothing to learn.
+
+    Args:
+        field: name and shape.
+    """
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        self.size = self.width = self.rank = self.used = int(np.prod(field.shape, dtype=np.int64))
+        self.begun = True
+        self.version = 1
+        self._count = 0.0
+        self._sum: Floats = np.zeros(self.size)
+        self._square: Floats = np.zeros(self.size)
+
+    def begin(self, fields: Array) -> None:
+        """Nothing is to be begun."""
+
+    def codes(self, fields: Array) -> Floats:
+        """``k x n`` fields as they are."""
+        out = np.asarray(fields, dtype=np.float64)
+        self._count += len(out)
+        self._sum += out.sum(axis=0)
+        self._square += (out**2).sum(axis=0)
+        return out
+
+    def renew(self) -> bool:
+        """Cells mean the same for good."""
+        return False
+
+    def targets(self, codes: Floats) -> Floats:
+        """The cells."""
+        return codes
+
+    def decoder(self, first: int) -> FieldDecoder:
+        """From the surrogate's outputs, whose column ``first`` is the first cell."""
+        n = max(self._count, 1.0)
+        scale = float(np.sqrt(np.maximum(0.0, self._square / n - (self._sum / n) ** 2).mean()))
+        zero = np.zeros(self.size, np.float32)
+        return FieldDecoder(self.field.name, self.field.unit, self.field.shape, first, 1, zero, None, zero, scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments of what was seen."""
+        return {"count": self._count, "sum": self._sum, "square": self._square}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._count = float(state["count"])
+        self._sum, self._square = (np.array(state[k], np.float64) for k in ("sum", "square"))

@@ -60,11 +60,12 @@ class Scaling(nn.Module):
         d: input columns, t included.
         m: outputs.
         over_t: whether the last input column is t.
+        common: one scale for all outputs, their root mean square: for the cells of a field, of which some hardly change.
     """
 
-    def __init__(self, d: int, m: int, over_t: bool) -> None:
+    def __init__(self, d: int, m: int, over_t: bool, common: bool = False) -> None:
         super().__init__()
-        self.d, self.m, self.over_t = d, m, over_t
+        self.d, self.m, self.over_t, self.common = d, m, over_t, common
         f64 = torch.float64
         self.register_buffer("count", torch.zeros((), dtype=f64))
         self.register_buffer("running_mean", torch.zeros(m, dtype=f64))
@@ -116,6 +117,8 @@ class Scaling(nn.Module):
         # a constant output has no scale of its own: its magnitude, or one, keeps the arithmetic finite
         floor = 1e-9 * self.running_mean.abs()
         scale = torch.where(std > floor, std, torch.where(floor > 0, floor, torch.ones_like(std)))
+        if self.common and bool((std > floor).any()):
+            scale = (std**2).mean().sqrt().expand(self.m).clone()
         return self.running_mean.clone(), scale
 
     def moved(self) -> bool:

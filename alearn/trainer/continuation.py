@@ -87,7 +87,10 @@ def remaining_variance(surrogate: Surrogate, features: Features, x: Floats, t: F
         return float(coming.var(axis=0, ddof=1).mean())
     spread = (past - past.mean(axis=0)) / np.sqrt(len(past) - 1)
     innovation = (y / scale).reshape(-1) - past.mean(axis=0)
-    misfit = float(innovation @ np.linalg.solve(spread.T @ spread + NOISE**2 * np.eye(o), innovation)) / o
+    # (spread' spread + noise^2)^-1 by way of the few estimators instead of the many outputs (Woodbury)
+    seen = spread @ innovation
+    inner = np.linalg.solve(spread @ spread.T + NOISE**2 * np.eye(len(spread)), seen)
+    misfit = float(innovation @ innovation - seen @ inner) / NOISE**2 / o
     return left_out(past, coming) * max(1.0, misfit)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from alearn.buffer import Rows
 from alearn.errors import ConfigError, UnknownName
 from alearn.space import Space
-from alearn.surrogate.field import FieldCode, FieldDecoder, FieldOptions, joint_scale
+from alearn.surrogate.field import CellCode, FieldCode, FieldDecoder, FieldOptions, joint_scale
 from alearn.types import Array, Field, Floats, Parameters, Sample, Schema
 
 MAX_AUTO = 64
@@ -49,6 +49,7 @@ class Features:
             "auto" takes all scalar fields or, if there is none, all fields up to 64 numbers.
         over_t: whether t is an input.
         field: see ``FieldOptions``.
+        cells: learn whole fields cell by cell, for a surrogate that knows the grid; of any size.
 
     Raises:
         UnknownName: an output that the schema does not have.
@@ -62,14 +63,16 @@ class Features:
         outputs: str | Sequence[str] = "auto",
         over_t: bool = True,
         field: Mapping[str, Any] | None = None,
+        cells: bool = False,
     ) -> None:
         self.space = space
         self.schema = schema
         self.over_t = over_t
         self.options = FieldOptions.of(field)
-        self._columns, whole = _choose(schema, outputs, self.options.elements)
-        self.codes = tuple(FieldCode(f, self.options) for f in whole)
-        self.outputs = (*(c.name for c in self._columns), *(f"{c.field.name}.pod{i}" for c in self.codes for i in range(c.rank)))
+        self._columns, whole = _choose(schema, outputs, 1 if cells else self.options.elements)
+        self.codes: tuple[FieldCode | CellCode, ...] = tuple(CellCode(f) if cells else FieldCode(f, self.options) for f in whole)
+        kind = "cell" if cells else "pod"
+        self.outputs = (*(c.name for c in self._columns), *(f"{c.field.name}.{kind}{i}" for c in self.codes for i in range(c.rank)))
         by_field: dict[str, tuple[list[int], list[int]]] = {}
         for at, column in enumerate(self._columns):
             where, index = by_field.setdefault(column.field, ([], []))
@@ -211,12 +214,12 @@ class Features:
             code.load_state_dict(state["fields"][code.field.name])
 
 
-def _flat(code: FieldCode, samples: Sequence[Sample]) -> Array:
+def _flat(code: FieldCode | CellCode, samples: Sequence[Sample]) -> Array:
     """The samples' fields, ``k x n``."""
     return np.array([np.ravel(s.values[code.field.name]) for s in samples], dtype=np.float32).reshape(len(samples), code.size)
 
 
-def _coded(code: FieldCode, samples: Sequence[Sample]) -> Floats:
+def _coded(code: FieldCode | CellCode, samples: Sequence[Sample]) -> Floats:
     """The samples' coefficients in the memory, ``k x width``; NaN for fields that are not finite."""
     fields = _flat(code, samples)
     sound = np.isfinite(fields).all(axis=1)

@@ -25,6 +25,7 @@ from alearn.trainer.early import Early
 from alearn.trainer.evaluate import Truth, judge_study
 from alearn.trainer.features import Features
 from alearn.trainer.grid import TimeGrid
+from alearn.trainer.grids import make_surrogate, on_grid
 from alearn.trainer.guard import Guard, capture, reinstate
 from alearn.trainer.history import History
 from alearn.trainer.jury import Jury, plain, predict, rows_of
@@ -112,10 +113,10 @@ class InlineTrainer:
             )
         self.threads = threads
         self.device = device_of(device)
-        self.features = Features(space, schema, outputs, over_t if isinstance(over_t, bool) else True, field)
         seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
-        given = {"d": self.features.d, "m": self.features.m, "over_t": self.features.over_t, "seed": seeds[0]}
-        self.surrogate: Surrogate = build("surrogate", surrogate, surrogate_options, **given).to(self.device)
+        learned = Features(space, schema, outputs, over_t if isinstance(over_t, bool) else True, field, cells=on_grid(surrogate))
+        self.features = learned
+        self.surrogate: Surrogate = make_surrogate(surrogate, surrogate_options, learned, seeds[0]).to(self.device)
         self.buffer: Buffer = build("buffer", buffer, buffer_options, seed=seeds[1])
         self.loss = math.nan
         self._kind = (surrogate, buffer)
@@ -565,7 +566,7 @@ class InlineTrainer:
         self._grid.load_state_dict(state["grid"])
         self._prequential.load_state_dict(state["prequential"])
         self._jury.load_state_dict(state["jury"])
-        self._early.load_state_dict(state["early"])
+        self._early.load_state_dict(state.get("early", {"held": []}))
         self._weights.load_state_dict(state["weights"])
         self._last = {int(k): int(v) for k, v in state["last"].items()}
         self._killed, self._ended = set(state["killed"]), set(state["ended"])

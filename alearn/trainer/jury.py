@@ -19,6 +19,8 @@ from alearn.surrogate.base import Surrogate
 from alearn.surrogate.calibration import Calibrator
 from alearn.types import Array, Floats
 
+RESIDUALS = 4096
+"""So many residuals of a member are kept at the most; a field learned cell by cell has thousands at every step."""
 ACQUIRED = 0.25
 """What an acquired member counts, against one of the hold-out."""
 
@@ -38,7 +40,7 @@ class Jury:
     def __init__(
         self, m: int, share: float, seed: int, copy: Callable[[Mapping[str, Any]], Surrogate], targets: Callable[[Floats], Floats]
     ) -> None:
-        self.calibrator = Calibrator(m)
+        self.calibrator = Calibrator(m, rows_per_group=max(2, min(64, RESIDUALS // m)))
         self.factor: Floats = np.ones(m)
         self._share, self._seed, self._copy, self._targets = share, seed, copy, targets
         self._named: set[str] = set()
