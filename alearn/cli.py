@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     from alearn.config import Config, launch
+    from alearn.sweep import score, tell
 
     def job(config: Config, directory: Path) -> int:
         if config.view != "quiet":
@@ -106,7 +107,7 @@ def _run(words: list[str]) -> int:
                 directory.rmdir()  # nothing was started: an empty folder would only puzzle
             raise
 
-    return launch(words, job)
+    return launch(words, job, score, tell)
 
 
 def _submit(words: list[str]) -> int:

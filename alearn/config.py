@@ -572,12 +572,27 @@ def _flatten(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def launch(argv: Sequence[str], run: Callable[[Config, Path], int]) -> int:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job of a sweep: its overrides and its study's directory."""
+
+    overrides: tuple[str, ...]
+    directory: Path
+
+
+def launch(
+    argv: Sequence[str],
+    run: Callable[[Config, Path], int],
+    score: Callable[[Config, Path], float] | None = None,
+    swept: Callable[[Sequence[Job]], None] | None = None,
+) -> int:
     """Hand ``argv`` to Hydra (so that --multirun, --cfg, --config-dir and completion work) and run each job.
 
     Args:
         argv: what stood behind ``alearn run``.
         run: called with each job's configuration and study directory; returns an exit code.
+        score: what a sweeper that searches is told of a job afterwards.
+        swept: called with the jobs after a sweep.
 
     Returns:
         The largest exit code.
@@ -589,24 +604,32 @@ def launch(argv: Sequence[str], run: Callable[[Config, Path], int]) -> int:
 
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
 
     codes = [0]
     broken: list[BaseException] = []
+    jobs: list[Job] = []
     overrides, config_dir = _preflight(argv)
     if overrides is not None:
         for batch in _batches(overrides):
             raw = compose(batch, config_dir)
             Config.from_mapping(raw)
 
-    def task(composed: DictConfig) -> None:
+    def task(composed: DictConfig) -> float | None:
         raw = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(raw, dict)
+        here = HydraConfig.get()
+        directory = Path(here.runtime.output_dir)
+        if here.mode is RunMode.MULTIRUN:
+            jobs.append(Job(tuple(here.overrides.task), directory))
         try:
             config = Config.from_mapping({str(k): v for k, v in raw.items() if k != "experiment"})
-            codes.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
+            codes.append(run(config, directory))
+            return None if score is None else score(config, directory)
         except BaseException as error:  # past Hydra, which would print it in its own way
             broken.append(error)
+            return None
 
     old, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["alearn run", *map(_addable, argv)]
@@ -619,6 +642,8 @@ def launch(argv: Sequence[str], run: Callable[[Config, Path], int]) -> int:
         sys.argv = old
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
+    if jobs and swept is not None:
+        swept(jobs)
     if broken:
         raise broken[0]
     return max(codes)
@@ -654,6 +679,7 @@ def _batches(overrides: list[str]) -> list[list[str]]:
     """The jobs of a sweep, each a list of plain overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep
     from hydra.errors import HydraException
 
     try:
@@ -662,4 +688,6 @@ def _batches(overrides: list[str]) -> list[list[str]]:
         return [overrides]
     if not any(o.is_sweep_override() for o in parsed):
         return [overrides]
+    if any(o.is_interval_sweep() for o in parsed):  # for a sweeper that searches; the low ends stand for all it may try
+        return [[f"{o.get_key_element()}={v.start}" if isinstance(v := o.value(), IntervalSweep) else str(o.input_line) for o in parsed]]
     return [list(batch) for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]

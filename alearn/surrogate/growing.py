@@ -270,6 +270,6 @@ class GrowingEnsemble(OnlineSurrogate):
         self.inner.load_training_state(state["inner"])
         self._before = copy.copy(state["before"])
         self._known = np.asarray(state["known"], dtype=np.int64)
-        self._nats, self._square, self._met, self._error = (float(v) for v in state["looked"])
-        self._met = int(self._met)
+        nats, square, met, error = state["looked"]
+        self._nats, self._square, self._met, self._error = float(nats), float(square), int(met), float(error)
         self.verdict = str(state["verdict"])

@@ -225,7 +225,8 @@ class Population(SpreadSurrogate):
         self._drop_broken()
 
     def _loss(self, net: Stacked, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        return (((net(x) - y) ** 2).mean(dim=-1) * w).mean(dim=-1)
+        each: Tensor = (((net(x) - y) ** 2).mean(dim=-1) * w).mean(dim=-1)
+        return each
 
     def _told(self, losses: Tensor) -> Tensor:
         finite = torch.isfinite(losses)
