@@ -28,7 +28,7 @@ class Preprocessing:
         measured_s: seconds a step as measured, by place.
         read: samples that were transformed only when they were read.
         on_read: whether that is how the study did it.
-        codecs: of each codec field, version, modes, rank, exact (fields kept raw) and lossy (neither).
+        codecs: of each codec field, version, what it has learned in words, exact (fields kept raw) and lossy (neither).
     """
 
     place: str
@@ -76,7 +76,7 @@ class Preprocessing:
                 else ""
             )
             lost = f"; {plural(int(codec['lossy']), 'field')} beyond the stated error" if codec["lossy"] else ""
-            out.append(f"Codec of {codec['field']}: {codec['modes']} of {codec['rank']} modes in version {codec['version']}{kept}{lost}.")
+            out.append(f"Codec of {codec['field']}: {codec['what']} in version {codec['version']}{kept}{lost}.")
         return out
 
     def lines(self) -> list[str]:

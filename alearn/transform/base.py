@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from alearn.errors import ConfigError, SchemaError
 from alearn.types import Array, Field, Schema
@@ -81,6 +81,15 @@ class Learning(Protocol):
 
     def refresh(self) -> bool:
         """Take notice of what others have put into the directory since; True if the version is another now."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A codec that can say where it stands."""
+
+    def described(self) -> dict[str, Any]:
+        """``field``, ``version``, ``what`` it has learned in words, and how many fields are ``exact`` (kept raw) and ``lossy``."""
         ...
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +11,8 @@ from typing import final
 import numpy as np
 
 from alearn.errors import ConfigError, SchemaError
-from alearn.transform.base import Key
+from alearn.transform.misfits import Misfits, load, save
 from alearn.types import Array, Floats
-
-_MISFIT = re.compile(r"([\w.-]+)-(\d{6,})\.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +119,7 @@ class BasisFiles:
     def __init__(self, directory: Path, shape: tuple[int, ...], misfit_mb: float) -> None:
         self.directory = directory
         self.shape = shape
-        self.misfits = directory / "misfits"
-        self.misfits.mkdir(parents=True, exist_ok=True)
-        self._room = int(misfit_mb * 1e6) - sum(p.stat().st_size for p in self.misfits.iterdir())
-        self._seen: set[Path] = set()
+        self.misfits = Misfits(directory / "misfits", misfit_mb)
         self.basis: Basis | None = None
         self.refresh()
 
@@ -146,55 +139,12 @@ class BasisFiles:
         content: dict[str, Array] = {"modes": basis.modes[known:], "shape": np.array(self.shape, np.int64)}
         if self.basis is None:
             content |= {"centre": basis.centre, "scale": np.array(basis.scale)}
-        path = self.path(basis.version)
-        draft = path.with_suffix(".new")
-        with open(draft, "wb") as file:
-            np.savez(file, **content)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(draft, path)
-        _sync(self.directory)
+        save(self.path(basis.version), content)
         self.basis = basis
-
-    def keep(self, key: Key, field: Array) -> bool:
-        """Keep a field that is not represented; False if there is no room for more."""
-        path = self.misfits / f"{key[0]}-{key[1]:06d}.npy"
-        size = 0 if path.exists() else field.nbytes  # of an earlier attempt, whose step was not stored
-        if self._room < size:
-            return False
-        self._room -= size
-        draft = path.with_suffix(f".{os.getpid()}")
-        with open(draft, "wb") as file:
-            np.save(file, np.ascontiguousarray(field), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(draft, path)
-        _sync(self.misfits)
-        self._seen.add(path)
-        return True
-
-    def unseen(self) -> list[Path]:
-        """Raw fields that others have put there since the last call."""
-        new = sorted(set(self.kept().values()) - self._seen)
-        self._seen.update(new)
-        return new
-
-    def read(self, key: Key) -> Array | None:
-        """The raw field that is kept of a sample, if one is."""
-        path = self.misfits / f"{key[0]}-{key[1]:06d}.npy"
-        return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
-
-    def kept(self) -> dict[Key, Path]:
-        """The raw fields that are kept, by (member, step)."""
-        found = {}
-        for path in self.misfits.iterdir():
-            if match := _MISFIT.fullmatch(path.name):
-                found[match[1], int(match[2])] = path
-        return found
 
     def _read(self, path: Path, before: Basis | None) -> Basis:
         try:
-            content = _load(path)
+            content = load(path)
             shape = tuple(int(n) for n in content["shape"])
             if shape != self.shape:
                 raise SchemaError(f"The basis {path} is for fields of shape {shape}; the steps have {self.shape}. All members must agree.")
@@ -203,16 +153,3 @@ class BasisFiles:
             return Basis(before.version + 1, before.centre, before.scale, np.concatenate([before.modes, content["modes"]]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"The basis {path} cannot be read: {error}. Restore it from a copy; samples that name it need it.") from error
-
-
-def _load(path: Path) -> dict[str, Array]:
-    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,13 +13,11 @@ import numpy as np
 from alearn.errors import ConfigError, SchemaError
 from alearn.transform.base import Key, Values, chosen, replaced
 from alearn.transform.basis import Basis, BasisFiles
-from alearn.transform.diagnostics import diagnostic, rms
+from alearn.transform.diagnostics import rms
+from alearn.transform.promise import OUTLIER, Promise
 from alearn.types import Array, Field, Schema
 
 log = logging.getLogger(__name__)
-
-OUTLIER = 10.0
-"""A field whose misfit is larger than this many times the usual size of the fluctuations is never learned from."""
 
 
 @final
@@ -61,17 +59,13 @@ class POD:
     ) -> None:
         if not field or not isinstance(field, str):
             raise ConfigError("The transform 'pod' has no field; name the one that it compresses, field: v.")
-        if rank < 1 or learn < 1 or not error > 0 or misfit_mb < 0:
+        if rank < 1 or learn < 1 or misfit_mb < 0:
             raise ConfigError(
-                f"The transform 'pod' has rank={rank}, learn={learn}, error={error}, misfit_mb={misfit_mb}; "
-                "the first two are at least 1, the error is positive, the memory not negative."
+                f"The transform 'pod' has rank={rank}, learn={learn}, misfit_mb={misfit_mb}; "
+                "the first two are at least 1, the memory is not negative."
             )
-        self.keep = dict(keep or {})
-        for name, tolerance in self.keep.items():
-            if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
-                raise ConfigError(f"The transform 'pod' keeps {name} within {tolerance!r}; give a positive number.")
-        self._rules = {name: diagnostic(name) for name in self.keep}
-        self.field, self.rank, self.error, self.first, self.misfit_mb = field, rank, float(error), learn, misfit_mb
+        self.promise = Promise("pod", error, keep)
+        self.field, self.rank, self.first, self.misfit_mb = field, rank, learn, misfit_mb
         self.coefficients, self.versions, self.misfits = f"{field}_pod", f"_{field}_version", f"_{field}_misfit"
         self._directory: Path | None = None
         self._learn = True
@@ -156,7 +150,7 @@ class POD:
             changed = self._files.refresh()
             self._basis = self._files.basis
             return changed
-        new = self._files.unseen()
+        new = self._files.misfits.unseen()
         fields = np.array([np.load(path, allow_pickle=False).ravel() for path in new])
         if not new or self._basis is None:
             return False
@@ -177,8 +171,8 @@ class POD:
         if basis.version and (not len(fields) or basis.rank >= self.rank):
             return False
         residuals = fields - basis.decode(basis.encode(fields))
-        enough = (lambda b: all(good for _, _, good in self._fit(b, fields))) if self._rules else None
-        grown = basis.grown(residuals, self.error, enough, self.rank)
+        enough = (lambda b: all(good for _, _, good in self._fit(b, fields))) if self.promise.keep else None
+        grown = basis.grown(residuals, self.promise.error, enough, self.rank)
         if basis.version and grown.rank == basis.rank:
             return False
         if self._files is not None:
@@ -197,11 +191,7 @@ class POD:
             coefficients = basis.encode(fields).astype(np.float32)
             for c, field in zip(coefficients, fields, strict=True):
                 decoded = basis.decode(c[None])[0]
-                misfit = rms(field - decoded) / basis.scale
-                good = misfit <= self.error and all(
-                    abs(rule(decoded.reshape(shape)) - rule(field.reshape(shape))) <= self.keep[name] for name, rule in self._rules.items()
-                )
-                out.append((c, misfit, good))
+                out.append((c, *self.promise.judge(field.reshape(shape), decoded.reshape(shape), basis.scale)))
         return out
 
     def _encoded(self, values: Values, coefficients: Array, misfit: float) -> dict[str, Array]:
@@ -216,7 +206,7 @@ class POD:
     # --- what is kept ----------------------------------------------------------------------------------------
 
     def _keep_misfit(self, key: Key, field: Array) -> None:
-        if self._files is not None and self._files.keep(key, field):
+        if self._files is not None and self._files.misfits.keep(key, field):
             return
         if not self.lossy:
             log.warning(
@@ -258,7 +248,7 @@ class POD:
         if self._basis is None or named > self._basis.version:
             raise SchemaError(f"A sample names version {named} of the basis of '{self.field}'; the study has {self.version}.")
         out = {n: v for n, v in values.items() if n not in self.encoded}
-        kept = None if self._files is None or key is None else self._files.read(key)
+        kept = None if self._files is None or key is None else self._files.misfits.read(key)
         if kept is None:
             kept = self._basis.decode(np.asarray(values[self.coefficients], np.float32)[None])[0]
         out[self.field] = kept.reshape(self._raw.shape).astype(self._raw.dtype)
@@ -266,5 +256,6 @@ class POD:
 
     def described(self) -> dict[str, Any]:
         """Where the codec stands, for the report."""
-        exact = 0 if self._files is None else len(self._files.kept())
-        return {"field": self.field, "version": self.version, "modes": self.modes, "rank": self.rank, "exact": exact, "lossy": self.lossy}
+        exact = 0 if self._files is None else len(self._files.misfits.kept())
+        what = f"{self.modes} of {self.rank} modes"
+        return {"field": self.field, "version": self.version, "what": what, "modes": self.modes, "exact": exact, "lossy": self.lossy}

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from alearn.transform.base import listed
+from alearn.transform.base import Described, listed
 from alearn.transform.pipeline import FOLDER, Pipeline, arrays
 from alearn.transform.planner import Place, Planner
-from alearn.transform.pod import POD
 from alearn.transform.writer import COSTS, VARIABLE, spec
 from alearn.transport.base import Broken, End, Hello, Message, Reader
 from alearn.transport.workbench import Announced, Done, Job, Workbench
@@ -277,7 +276,7 @@ class TransformedReader:
             self.read = int(said["read"])
 
     def _save(self) -> None:
-        codecs = [t.described() for t in self.pipeline.transforms if isinstance(t, POD)]
+        codecs = [t.described() for t in self.pipeline.transforms if isinstance(t, Described)]
         said: dict[str, Any] = {
             **self.planner.account(),
             "steps": self.steps,

@@ -119,7 +119,7 @@ def test_the_entry_comes_from_the_command_line_a_group_or_python(tmp_path):
     assert Config.from_mapping({**BASE, "transform": [COARSE]}).transform == Transforms((COARSE,))
     config.save(tmp_path / "config.yaml")
     assert Config.load(tmp_path / "config.yaml") == config
-    for group, name in (("compress", "pod"), ("half", "cast"), ("diagnostics", "diagnostics")):
+    for group, name in (("compress", "pod"), ("patches", "autoencoder"), ("half", "cast"), ("diagnostics", "diagnostics")):
         made = Config.from_mapping(compose([*wanted, f"transform={group}"])).transform
         assert [s["name"] for s in made.steps] == [name]
     assert Config.from_mapping(compose(wanted)).transform == Transforms()

@@ -14,6 +14,7 @@ from alearn.simulators.heat import heat
 from alearn.testing.transform import SCHEMA, check_transform, keys_of
 from alearn.transform.basis import Basis, BasisFiles
 from alearn.transform.diagnostics import DIAGNOSTICS, spectrum_scale
+from alearn.transform.misfits import Misfits
 from alearn.transform.pod import POD
 from alearn.types import Field, Schema
 
@@ -52,7 +53,7 @@ def test_every_stored_field_decodes_within_what_is_stated_or_exactly(tmp_path):
     made = [m for i in range(0, 60, 5) for m in codec.take(steps[i : i + 5], keys_of(5, i))]
     assert codec.modes == 6
     scale = float(np.load(tmp_path / "u.pod" / "basis-0001.npz")["scale"])
-    kept = set(codec._files.kept())
+    kept = set(codec._files.misfits.kept())
     assert 0 < len(kept) < 60
     for key, raw, stored in zip(keys_of(60), steps, made, strict=True):
         u = codec.decode(stored, key)["u"]
@@ -99,7 +100,7 @@ def test_whatever_comes_from_wherever_is_decoded_within_the_error_or_exactly(act
 
 
 def test_a_later_attempt_replaces_what_was_kept_of_a_step_that_was_not_stored(tmp_path):
-    files = BasisFiles(tmp_path, (3,), 1e-3)
+    files = Misfits(tmp_path, 1e-3)
     assert files.keep(("m0000", 4), np.ones(3))
     assert files.keep(("m0000", 4), np.zeros(3))
     assert np.array_equal(files.read(("m0000", 4)), np.zeros(3))
@@ -169,7 +170,7 @@ def test_without_room_for_misfits_they_are_counted_and_told(tmp_path, caplog):
     codec.take([wave(1, p) for p in (0, 1, 2, 3)], keys_of(4))
     codec.take([wave(2), wave(3)], keys_of(2, 4))
     assert codec.lossy == 2
-    assert codec.described() == {"field": "u", "version": 1, "modes": 2, "rank": 2, "exact": 0, "lossy": 2}
+    assert codec.described() == {"field": "u", "version": 1, "what": "2 of 2 modes", "modes": 2, "exact": 0, "lossy": 2}
     assert len(caplog.records) == 1
     assert "raise rank, error or misfit_mb" in caplog.text
 
