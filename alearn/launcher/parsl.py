@@ -23,8 +23,9 @@ from alearn.errors import ConfigError, LaunchError, MissingDependency, UnknownNa
 from alearn.launcher import batch
 from alearn.launcher.base import Job
 from alearn.launcher.checks import DIRECTORY, THREADS, check_name, check_program, make_directory
+from alearn.launcher.hosts import Hosts
 from alearn.launcher.local import LocalLauncher, past_exit
-from alearn.launcher.parsl_head import PROVIDERS
+from alearn.launcher.parsl_head import PLACE_FILE, PROVIDERS
 from alearn.launcher.slurm import check_carrier
 from alearn.launcher.slurm_batch import only_this_host, prepare
 from alearn.types import Exit, ExitCause
@@ -73,6 +74,8 @@ class ParslLauncher:
         grace_s: seconds between SIGTERM and SIGKILL.
         abandon_s: seconds without a controller after which a member on another host ends by itself.
         heartbeat_s: seconds of silence after which Parsl takes a node for lost, and a node its controller.
+        avoid_after: so many members in a row that could not run on a node make Parsl start nothing more there, once another has
+            proved good; 0 avoids none.
         address: how the nodes reach this host; empty is its name, or 127.0.0.1 under the local provider.
         carrier: the study's transport as configured, to check that members on other hosts can reach it.
 
@@ -96,6 +99,7 @@ class ParslLauncher:
         grace_s: float = 2.0,
         abandon_s: float = 60.0,
         heartbeat_s: float = 30.0,
+        avoid_after: int = 3,
         address: str = "",
         carrier: Mapping[str, Any] | None = None,
     ) -> None:
@@ -104,7 +108,12 @@ class ParslLauncher:
         if provider not in PROVIDERS:
             raise UnknownName("provider of launcher 'parsl'", provider, PROVIDERS)
         least = {"blocks": (blocks, 1), "nodes": (nodes, 1), "workers": (workers, 1), "cores": (cores, 1), "grace_s": (grace_s, 0)}
-        for name, (value, bound) in {**least, "abandon_s": (abandon_s, 15), "heartbeat_s": (heartbeat_s, 4)}.items():
+        for name, (value, bound) in {
+            **least,
+            "abandon_s": (abandon_s, 15),
+            "heartbeat_s": (heartbeat_s, 4),
+            "avoid_after": (avoid_after, 0),
+        }.items():
             if not bound <= value < math.inf:
                 raise ConfigError(f"launcher.{name} is {value}; at least {bound} is needed.")
         for name, limit in (("memory_mb", memory_mb), ("wall_s", wall_s), ("disk_mb", disk_mb)):
@@ -130,6 +139,9 @@ class ParslLauncher:
             "address": address,
             "heartbeat_s": heartbeat_s,
         }
+        self._hosts = Hosts(avoid_after)
+        self._managers: dict[str, set[str]] = {}
+        self._held: set[str] = set()
         self._line: socket.socket | None = None
         self._heard = b""
         self._attempts: dict[tuple[str, int], _Attempt] = {}
@@ -168,7 +180,8 @@ class ParslLauncher:
         env = {**dict.fromkeys(THREADS, str(self.cores)), **job.env, DIRECTORY: str(directory)}
         more = {**limits, "grace_s": self.grace_s, "abandon_s": self._abandon_s, "look_s": LOOK_S}
         prepare(job, directory, env, "parsl", more)
-        self._tell({"run": [job.member, job.attempt, str(directory)]}, directory)
+        (directory / PLACE_FILE).unlink(missing_ok=True)
+        self._run(job, directory)
         self._attempts[key] = _Attempt(job, directory)
 
     def poll(self) -> Sequence[Exit]:
@@ -233,7 +246,8 @@ class ParslLauncher:
             self._line.settimeout(10.0)
             self._line.sendall(json.dumps(order).encode() + b"\n")
         except OSError as error:
-            raise LaunchError(f"Parsl does not take member {order['run'][0]}: {self._why() or error}.") from error
+            what = f"member {order['run'][0]}" if "run" in order else "a host to be avoided"
+            raise LaunchError(f"Parsl does not take {what}: {self._why() or error}.") from error
         finally:
             self._line.setblocking(False)
 
@@ -311,9 +325,11 @@ class ParslLauncher:
             log.warning("Parsl is gone: %s.", self._broken)
         *lines, self._heard = self._heard.split(b"\n")
         for line in lines:
-            member, attempt, trouble = json.loads(line)["over"]
+            member, attempt, trouble, declined = json.loads(line)["over"]
             one = self._attempts.get((member, attempt))
-            if one is not None:
+            if one is not None and declined and not one.cancelled:
+                self._again(one)
+            elif one is not None:
                 one.over_at, one.trouble = now, trouble
         for key, one in list(self._attempts.items()):
             if self._broken and one.over_at == math.inf:
@@ -327,6 +343,45 @@ class ParslLauncher:
                 if gone is not None:
                     del self._attempts[key]
                     self._exits.append(gone)
+                    self._note(one, gone)
+
+    def _where(self, one: _Attempt) -> tuple[str, str]:
+        """The host and the manager of Parsl's that an attempt came to; empty if it came to none."""
+        try:
+            host, manager = json.loads((one.directory / PLACE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return "", ""
+        self._managers.setdefault(host, set()).add(manager)
+        return host, manager
+
+    def _note(self, one: _Attempt, gone: Exit) -> None:
+        """Take in how an attempt went where it ran, and have Parsl start nothing more on hosts that turned out bad."""
+        host, _ = self._where(one)
+        known = set(self._hosts.avoided)
+        self._hosts.note(host, gone)
+        for new in set(self._hosts.avoided) - known:
+            log.warning("Nothing more is started on %s: the last %d member(s) there could not run.", new, self._hosts.after)
+        self._hold(one.directory)
+
+    def _hold(self, directory: Path) -> None:
+        """Hold the managers on avoided hosts that are not held yet."""
+        bad = {manager for host in self._hosts.avoided for manager in self._managers.get(host, ())} - self._held
+        if bad and self._line is not None and not self._broken:
+            self._held |= bad
+            with contextlib.suppress(LaunchError):  # Parsl is gone, as the next look at it finds too
+                self._tell({"hold": sorted(bad)}, directory)
+
+    def _again(self, one: _Attempt) -> None:
+        """A worker on an avoided host, one that Parsl has started since, declined this attempt: another shall take it."""
+        self._where(one)
+        self._hold(one.directory)
+        try:
+            self._run(one.job, one.directory)
+        except LaunchError as error:
+            one.over_at, one.trouble = time.monotonic(), str(error)
+
+    def _run(self, job: Job, directory: Path) -> None:
+        self._tell({"run": [job.member, job.attempt, str(directory), self._hosts.avoided]}, directory)
 
     def _judge(self, one: _Attempt, now: float) -> Exit | None:
         """How an attempt ended whose task is over; None while its record may still come."""

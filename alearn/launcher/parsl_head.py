@@ -2,10 +2,10 @@
 
 ``python -m alearn.launcher.parsl_head SOCKET``, started by ``ParslLauncher`` as a supervised process: whatever becomes of the
 controller, the tree of this process (Parsl's interchange and, under the local provider, its workers) is ended for certain.
-JSON lines come in (first the options, then ``{"run": [MEMBER, ATTEMPT, DIRECTORY]}``) and go out (``{"hello": {}}``,
-``{"over": [MEMBER, ATTEMPT, TROUBLE]}``, ``{"broken": WHY}``).
+JSON lines come in (first the options, then ``{"run": [MEMBER, ATTEMPT, DIRECTORY, AVOIDED]}`` and ``{"hold": MANAGERS}``) and go
+out (``{"hello": {}}``, ``{"over": [MEMBER, ATTEMPT, TROUBLE, DECLINED]}``, ``{"broken": WHY}``).
 
-Parsl serialises the function and its three strings with pickle on its own authenticated and encrypted connections; no data
+Parsl serialises the function and its strings with pickle on its own authenticated and encrypted connections; no data
 and no code of the study goes that way.
 """
 
@@ -32,14 +32,31 @@ PROVIDERS = {
 }
 
 
-def run_member(directory: str) -> int:
-    """What a Parsl worker does: run the member supervisor on an attempt's directory, and end it if the worker ends."""
+PLACE_FILE = "place.json"
+DECLINED = -2
+"""What ``run_member`` returns on a host that shall be avoided."""
+
+
+def run_member(directory: str, avoided: list[str]) -> int:
+    """What a Parsl worker does: run the member supervisor on an attempt's directory, and end it if the worker ends.
+
+    Args:
+        directory: the attempt's.
+        avoided: hosts on which it shall not run: Parsl may have started a new manager there.
+    """
+    import json
     import os
+    import platform
     import subprocess
     import sys
 
-    from alearn.launcher import batch
+    from alearn.launcher import batch, parsl_head
 
+    here = [os.environ.get("SLURMD_NODENAME") or platform.node(), os.environ.get("PARSL_WORKER_POOL_ID", "")]
+    with open(os.path.join(directory, parsl_head.PLACE_FILE), "w", encoding="utf-8") as file:
+        json.dump(here, file)
+    if here[0] in avoided:
+        return parsl_head.DECLINED
     lease = os.path.join(directory, batch.LEASE_FILE)
     if batch.read_lease(lease)[1][:1] == ["cancel"]:
         return -1
@@ -108,9 +125,13 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, leave)
     say(hello={})
-    for order in heard:
-        member, attempt, directory = json.loads(order)["run"]
-        run(directory).add_done_callback(_teller(say, member, attempt))
+    for said in heard:
+        order = json.loads(said)
+        for manager in order.get("hold", ()):  # it gets nothing more to do; what runs there goes on
+            executor._hold_manager(manager)
+        if "run" in order:
+            member, attempt, directory, avoided = order["run"]
+            run(directory, avoided).add_done_callback(_teller(say, member, attempt))
     kernel.cleanup()
     return 0
 
@@ -120,7 +141,8 @@ def _teller(say: Callable[..., None], member: str, attempt: int) -> Callable[[An
 
     def tell(future: Any) -> None:
         error = future.exception()
-        say(over=[member, attempt, "" if error is None else f"{type(error).__name__}: {error}"])
+        trouble = "" if error is None else f"{type(error).__name__}: {error}"
+        say(over=[member, attempt, trouble, error is None and future.result() == DECLINED])
 
     return tell
 

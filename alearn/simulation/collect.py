@@ -19,7 +19,7 @@ Step = Mapping[str, Any]
 Reader = Callable[[Path], Any]
 LineParser = Callable[[str], Step | None]
 
-OURS = ("stdout.log", "stderr.log", "exit.json")
+OURS = ("stdout.log", "stderr.log", "exit.json", "spec.json", "job.json", "place.json", "lease", "slurm.log")
 """What the member's supervisor writes into the folder; never collected."""
 DEFAULTS: Mapping[str, Any] = {"files": "", "reader": "auto", "settle_s": 2.0, "poll_s": 0.1}
 _NUMBER = re.compile(r"(\d+)")

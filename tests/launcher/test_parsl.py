@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,31 @@ def test_blocks_on_a_real_slurm(slurm_conf, tmp_path):
         subprocess.run(["scancel", block], check=True, timeout=20)
         assert collect(launcher, 1, 90)["c"].cause in (ExitCause.NODE_LOST, ExitCause.PREEMPTED)
         eventually(lambda: not with_variable("FAMILY", str(tmp_path)), "the member of the lost block to be gone")
+
+
+@pytest.mark.slow
+@pytest.mark.needs("slurm")
+def test_a_node_on_which_nothing_runs_is_avoided(slurm_conf, tmp_path):
+    """Two blocks on two nodes of a real Slurm; on one of them the program cannot be started."""
+    options = {"partition": "debug", "exclusive": True, "walltime": "00:05:00", "launcher": "SimpleLauncher"}
+    code = "import os, time; node = os.environ['SLURMD_NODENAME']; print(node, flush=True); time.sleep(0.3); os._exit(127 * (node == 'n1'))"
+    with ParslLauncher("slurm", options, blocks=2, workers=1, address="127.0.0.1", avoid_after=1) as launcher:
+        places: list[str] = []
+
+        def run(n):
+            names = [f"m{len(places) + i}" for i in range(n)]
+            for name in names:
+                launcher.submit(Job(name, 1, (sys.executable, "-S", "-c", code), tmp_path / name))
+            ended = collect(launcher, n, 90)
+            places.extend((tmp_path / name / "stdout.log").read_text().strip() for name in names)
+            return [ended[name].code for name in names]
+
+        deadline = time.monotonic() + 120
+        while not {"n1"} < set(places):  # both nodes are up, and have had their turn
+            assert time.monotonic() < deadline, places
+            run(2)
+        assert [run(1) for _ in range(4)] == [[0]] * 4
+        assert "n1" not in places[-4:]
 
 
 @pytest.mark.parametrize(
