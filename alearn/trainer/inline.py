@@ -101,7 +101,7 @@ class InlineTrainer:
         refit_updates: int = 300,
         holdout_share: float = 0.1,
         truncation_weights: bool = True,
-        density_correction: float = 0.0,
+        density_correction: float = 0.5,
         history_mb: float = 256.0,
         snapshots: int = 3,
     ) -> None:
