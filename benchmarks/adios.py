@@ -316,61 +316,84 @@ def percent(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+def latency(quick: bool, launches: int) -> tuple[dict[str, Any], str]:
+    """A 4 KB step every 30 ms, by us and by the plain Python API in turn."""
+    ours: list[list[float]] = []
+    plain: list[list[float]] = []
+    for _ in range(3 if quick else 7):
+        ours.append(latency_ours(60 if quick else 200))
+        plain.append(latency_plain(60 if quick else 200))
+    out: dict[str, Any] = {}
+    for name, runs in (("alearn", ours), ("plain API", plain)):
+        every = [1e3 * x for run in runs for x in run]
+        out[name] = {"median": statistics.median(every), "p95": percent(every, 0.95), "p99": percent(every, 0.99)}
+        figures = ", ".join(f"{k} {v:.2f} ms" for k, v in out[name].items())
+        print(f"latency of a 4 KB step every 30 ms  {name:10s} {figures}", flush=True)
+    faster = statistics.median(statistics.median(p) / statistics.median(o) for o, p in zip(ours, plain, strict=True))
+    return out, f"has {faster:.0f} times lower latency at 4 KB than the plain Python API"
+
+
+def throughput(quick: bool, launches: int) -> tuple[dict[str, Any], str]:
+    """Steps as fast as they go, by us and by a bare loop over the bindings in turn."""
+    sizes = {65536: 1500, 1 << 20: 300} if quick else {SMALL: 3000, 65536: 3000, 1 << 20: 600, 16 << 20: 40}
+    out: dict[str, Any] = {}
+    for size, steps in sizes.items():
+        pairs = [(throughput_ours(size, steps), throughput_alone(size, steps)) for _ in range(3 if quick else 7)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
+        out[str(size)] = {"alearn_mb_s": a, "alone_mb_s": b, "ratio": ratio, "runs": pairs}
+        print(f"throughput of {size >> 10:5d} KB steps  alearn {a:6.0f} MB/s  SST alone {b:6.0f} MB/s  ratio {ratio:.2f}", flush=True)
+    return out, f"{out[str(1 << 20)]['ratio']:.2f} of SST alone in throughput at 1 MB"
+
+
+def launching(quick: bool, launches: int) -> tuple[dict[str, Any], str]:
+    """Launches of 32 simulations at a time: what hangs, crashes or is missing."""
+    count = launches or (3 if quick else 20)
+    runs = [launch(32, 10) for _ in range(count)]
+    wrong = {key: sum(len(r[key]) if key == "broken" else r[key] for r in runs) for key in runs[0] if key != "seconds"}
+    seconds = statistics.median(r["seconds"] for r in runs)
+    print(f"{count} launches of 32 simulations: {wrong}, median {seconds:.1f} s", flush=True)
+    return {"runs": runs}, f"{wrong['hangs']} hangs and {wrong['broken']} broken streams in {count} launches of 32"
+
+
+def growing(quick: bool, launches: int) -> tuple[dict[str, Any], str]:
+    """Memory over two gigabytes, two streams at a time."""
+    out = growth(2000)
+    print(f"memory: {out['growth_mb']:+.1f} MB while {out['read_mb']:.0f} MB were read", flush=True)
+    return dict(out), f"grows by {out['growth_mb']:.0f} MB over {out['read_mb'] / 1000:.1f} GB"
+
+
+def coming_and_going(quick: bool, launches: int) -> tuple[dict[str, Any], str]:
+    """Streams that come and go, 64 at a time."""
+    out = churn(4 if quick else 16, 64)
+    print(f"64 streams come and go: {out['first']} -> {out['last']}", flush=True)
+    return dict(out), f"holds {out['last']} after all of them where it held {out['first']} after the first 64"
+
+
+PARTS = {"latency": latency, "throughput": throughput, "launches": launching, "growth": growing, "churn": coming_and_going}
+
+
 def main() -> None:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         as_helper(sys.argv[1:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, within four minutes")
-    parser.add_argument("--launches", type=int, help="launches of 32 simulations (20; quick: 3)")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--launches", type=int, default=0, help="launches of 32 simulations (20; quick: 3)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     options = parser.parse_args()
-    quick = options.quick
     load = os.getloadavg()[0]
-    rounds, paced, launches = (3, 60, 3) if quick else (7, 200, 20)
-    sizes = {65536: 1500, 1 << 20: 300} if quick else {SMALL: 3000, 65536: 3000, 1 << 20: 600, 16 << 20: 40}
-    out: dict[str, Any] = {"about": {"python": platform.python_version(), "cores": os.cpu_count(), "rounds": rounds, "load": load}}
-
-    ours: list[list[float]] = []
-    plain: list[list[float]] = []
-    for _ in range(rounds):
-        ours.append(latency_ours(paced))
-        plain.append(latency_plain(paced))
-    faster = statistics.median(statistics.median(p) / statistics.median(o) for o, p in zip(ours, plain, strict=True))
-    for name, runs in (("alearn", ours), ("plain API", plain)):
-        every = [1e3 * x for run in runs for x in run]
-        out[f"latency_ms {name}"] = {"median": statistics.median(every), "p95": percent(every, 0.95), "p99": percent(every, 0.99)}
-        figures = ", ".join(f"{k} {v:.2f} ms" for k, v in out[f"latency_ms {name}"].items())
-        print(f"latency of a 4 KB step every 30 ms  {name:10s} {figures}", flush=True)
-
-    ratios = {}
-    for size, steps in sizes.items():
-        pairs = [(throughput_ours(size, steps), throughput_alone(size, steps)) for _ in range(rounds)]
-        ratios[size] = statistics.median(a / b for a, b in pairs)
-        a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-        out[f"throughput {size}"] = {"alearn_mb_s": a, "alone_mb_s": b, "ratio": ratios[size], "runs": pairs}
-        print(
-            f"throughput of {size >> 10:5d} KB steps  alearn {a:6.0f} MB/s  SST alone {b:6.0f} MB/s  ratio {ratios[size]:.2f}", flush=True
-        )
-
-    count = options.launches or launches
-    runs = [launch(32, 10) for _ in range(count)]
-    wrong = {key: sum(len(r[key]) if key == "broken" else r[key] for r in runs) for key in runs[0] if key != "seconds"}
-    out["launches"] = runs
-    seconds = statistics.median(r["seconds"] for r in runs)
-    print(f"{count} launches of 32 simulations: {wrong}, median {seconds:.1f} s", flush=True)
-
-    out["growth"] = growth(2000)
-    print(f"memory: {out['growth']['growth_mb']:+.1f} MB while {out['growth']['read_mb']:.0f} MB were read", flush=True)
-    out["churn"] = churn(4 if quick else 16, 64)
-    print(f"64 streams come and go: {out['churn']['first']} -> {out['churn']['last']}", flush=True)
+    out: dict[str, Any] = {"about": {"python": platform.python_version(), "cores": os.cpu_count(), "load": load}}
+    said = []
+    for name, part in PARTS.items():
+        if options.only in (None, name):
+            out[name], sentence = part(options.quick, options.launches)
+            said.append(sentence)
     if options.json:
         Path(options.json).write_text(json.dumps(out, indent=1))
-    print(
-        f"SST read by alearn has {faster:.0f} times lower latency at 4 KB than the plain Python API, "
-        f"{ratios[1 << 20]:.2f} of SST alone in throughput at 1 MB, {wrong['hangs']} hangs and {wrong['broken']} broken streams in "
-        f"{count} launches of 32, and grows by {out['growth']['growth_mb']:.0f} MB over {out['growth']['read_mb'] / 1000:.1f} GB."
-    )
+    print(f"load average {load:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end, on {os.cpu_count()} cores")
+    print(f"SST read by alearn {', '.join(said)}.")
 
 
 def as_helper(words: list[str]) -> None:
