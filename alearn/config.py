@@ -682,12 +682,14 @@ def _batches(overrides: list[str]) -> list[list[str]]:
     from hydra.core.override_parser.types import IntervalSweep
     from hydra.errors import HydraException
 
+    parser = OverridesParser.create()
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = parser.parse_overrides(overrides)
     except HydraException:
         return [overrides]
     if not any(o.is_sweep_override() for o in parsed):
         return [overrides]
-    if any(o.is_interval_sweep() for o in parsed):  # for a sweeper that searches; the low ends stand for all it may try
-        return [[f"{o.get_key_element()}={v.start}" if isinstance(v := o.value(), IntervalSweep) else str(o.input_line) for o in parsed]]
+    # a sweeper that searches tries numbers of an interval; its low end stands for all
+    ends = {i: v.start for i, o in enumerate(parsed) if isinstance(v := o.value(), IntervalSweep)}
+    parsed = [parser.parse_override(f"{o.get_key_element()}={ends[i]}") if i in ends else o for i, o in enumerate(parsed)]
     return [list(batch) for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]

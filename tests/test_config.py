@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alearn.config import Config, compose, config_directory, launch
+from alearn.config import Config, _batches, compose, config_directory, launch
 from alearn.errors import ConfigError, UnknownName
 
 SIMULATION = "simulation.target=alearn.simulators.gray_scott:gray_scott"
@@ -116,6 +116,21 @@ def test_launch_hands_each_job_of_a_sweep_to_the_runner(tmp_path, monkeypatch):
     assert launch(argv, lambda config, directory: seen.append((config.seed, directory)) or 0) == 0
     assert [s for s, _ in seen] == [1, 2]
     assert len({d for _, d in seen}) == 2
+
+
+def test_a_sweep_tells_of_its_jobs_what_each_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scored, swept = [], []
+    argv = ["--multirun", "seed=1,2", SIMULATION, "space={a: [0, 1]}", f"hydra.sweep.dir={tmp_path}/s"]
+    launch(argv, lambda config, directory: 0, lambda config, directory: scored.append(config.seed) or 0.5, swept.extend)
+    assert scored == [1, 2]
+    assert [[o for o in job.overrides if o.startswith("seed")] for job in swept] == [["seed=1"], ["seed=2"]]
+    assert [job.directory.name for job in swept] == ["0", "1"]
+
+
+def test_what_a_sweeper_may_search_is_checked_by_its_ends():
+    found = _batches(["surrogate.lr=tag(log, interval(0.001, 0.1))", "surrogate.width=choice(32, 64)", "+seed=3"])
+    assert found == [["surrogate.lr=0.001", f"surrogate.width={w}", "+seed=3"] for w in (32, 64)]
 
 
 def test_launch_refuses_a_wrong_override_before_anything_runs(tmp_path, monkeypatch):
