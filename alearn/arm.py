@@ -31,14 +31,16 @@ from alearn.controller import decisions as do
 from alearn.controller.member import Record
 from alearn.controller.turns import take_turns
 from alearn.copies import Copies
-from alearn.errors import ConfigError, DeadlineExceeded, LaunchError, LedgerError, SchemaError, StudyFailed
-from alearn.launcher import Adopting, Elastic, past_exit, sweep
+from alearn.errors import DeadlineExceeded, LaunchError, SchemaError, StudyFailed
+from alearn.launcher import Adopting, past_exit, sweep
 from alearn.learner import Answer, Gone, Hold, Judge, Measure, Measured, Propose, Rescore, RunningMember, Save, Stored
 from alearn.ledger import Ledger, SampleRefused
 from alearn.placement import Learning, open_learner, wait
+from alearn.slots import resize
 from alearn.steering import commands
 from alearn.transport.base import Broken, End, Hello, Steered, Steering
-from alearn.types import Exit, ExitCause, MemberState, Sample, copied_member, member_id
+from alearn.types import Exit, MemberState, Sample, copied_member, member_id
+from alearn.verdict import verdict
 
 log = logging.getLogger(__name__)
 
@@ -336,8 +338,8 @@ class Arm:
                 waiting, patience = self._streams.get(key) is None, math.inf
             if waiting and not final and time.monotonic() - since < patience:
                 continue
-            stream = self._streams.get(key)
-            state, reason, cause = self._verdict(gone, stream)
+            stream, record = self._streams.get(key), self.state.active.get(gone.member)
+            state, reason, cause = verdict(gone, stream, record, self._faults.get(gone.member), self.state.ended, self.rooms.classify)
             if state in ("lost", "failed") and not final and self._copies.may_save(gone.member):
                 continue
             del self._exits[key]
@@ -347,29 +349,10 @@ class Arm:
                 self._copies.ended(gone, stream)
                 continue
             if state in ("killed", "failed"):
-                step = record.steps if (record := self.state.active.get(gone.member)) is not None else 0
-                self.news.append((gone.member, state, reason, step))
+                self.news.append((gone.member, state, reason, record.steps if record is not None else 0))
             self._chronicle.record(self._ended(gone.member, gone.attempt, state, reason, cause, gone.core_s, gone.wall_s))
             if self.learner is not None and gone.member not in self.state.active:
                 self.learner.tell(Gone(gone.member, killed=state == "killed"))
-
-    def _verdict(self, gone: Exit, stream: End | Broken | None) -> tuple[str, str, str]:
-        """What became of an attempt: the state, the reason and the cause."""
-        record = self.state.active.get(gone.member)
-        if record is None or record.attempt != gone.attempt:
-            return "lost", "its attempt was over before", gone.cause.value
-        alarm = self._faults.get(gone.member)
-        if alarm is not None and not record.won:
-            return ("failed" if alarm.fault else "killed"), alarm.reason, alarm.monitor
-        if gone.cause is ExitCause.DONE and record.kill and not record.won and not (isinstance(stream, End) and stream.status == "done"):
-            return "killed", record.kill, "killed"
-        if isinstance(stream, Broken) and stream.final and not record.kill and gone.cause in (ExitCause.DONE, ExitCause.CANCELLED):
-            return "lost", stream.reason, "stream"
-        if gone.cause is ExitCause.DONE and record.steps == 0:
-            return "failed", "it ended well but streamed no time step", "no data"
-        if gone.cause is ExitCause.CANCELLED and self.state.ended and not record.kill:
-            return "lost", f"the study ended while it ran ({self.state.ended})", gone.cause.value
-        return self.rooms.classify(gone, record)
 
     def _ended(
         self, member: str, attempt: int, state: str, reason: str, cause: str, core_s: float = 0.0, wall_s: float = 0.0
@@ -402,7 +385,7 @@ class Arm:
     def _seal(self) -> None:
         """Move full segments into the archive beside the loop."""
         if self._sealing is None or not self._sealing.is_alive():
-            self._sealing = threading.Thread(target=_seal_full_segments, args=(self.ledger,), name="alearn-seal")
+            self._sealing = threading.Thread(target=self._chronicle.seal_full_segments, name="alearn-seal")
             self._sealing.start()
 
     def _measured(self, m: Measured, asked: Measure, seconds: float) -> None:
@@ -448,7 +431,7 @@ class Arm:
             elif wish.command == "revoke" and wish.member is not None:
                 self._revoke(wish.member, wish.reason)
             elif wish.command == "slots":
-                self._resize(wish.values)
+                resize(self.rooms.launcher, wish.values)
             elif wish.command == "pause":
                 self._chronicle.record(ev.StudyPaused(at=now, reason="by the user"))
             elif wish.command == "continue":
@@ -456,16 +439,6 @@ class Arm:
             elif wish.command == "stop":
                 self._chronicle.record(ev.StudyEnded(at=now, state="stopped", reason="stopped by the user"))
                 return
-
-    def _resize(self, values: Mapping[str, Any]) -> None:
-        """Run more or fewer members at a time from now on; those that run are left alone."""
-        launcher = self.rooms.launcher
-        try:
-            if not isinstance(launcher, Elastic):
-                raise ConfigError("this launcher's slots cannot be changed while a study runs")
-            launcher.resize(int(values["slots"]))
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
-            log.warning("The number of slots stays %d: %s", launcher.slots, error)
 
     def _hand_over(self, record: Record, values: Mapping[str, Any]) -> None:
         """Hand new values to a running simulation, which takes them when it next asks."""
@@ -564,7 +537,7 @@ class Arm:
             return
         if Propose in self._asked:
             return
-        pending = {r.id: (r.x, self._share(r)) for r in self.state.records.values() if r.state is not MemberState.LOST}
+        pending = {r.id: (r.x, self.state.share(r)) for r in self.state.records.values() if r.state is not MemberState.LOST}
         observed = {m: x for m, x in self._chronicle.atlas.with_data.items() if m not in pending}
         q = wish.q - wish.holdout
         if q:
@@ -578,10 +551,6 @@ class Arm:
 
     def _initial(self, n: int, skip: int) -> None:
         self._queue(0, "design", [(p, "design", math.nan, self.rooms.designed_by) for p in self.rooms.design(n, skip)])
-
-    def _share(self, record: Record) -> float:
-        """The share of its trajectory that a member has streamed."""
-        return min(1.0, record.steps / max(1.0, self.state.length(record)))
 
     def _chosen(self, asked: Propose, chosen: Selection, seconds: float) -> None:
         """The learner's answer: queue its points and those of the hold-out stream."""
@@ -629,10 +598,3 @@ class Arm:
         if running:
             self._judged_at = now
             self._ask(Judge(running, self.state.seconds_per_step, self.state.startup_s))
-
-
-def _seal_full_segments(ledger: Ledger) -> None:
-    try:
-        ledger.seal(everything=False)
-    except LedgerError as error:
-        log.warning("The archive could not take a segment in, which stays where it is: %s", error)

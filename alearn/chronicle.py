@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from alearn import events as ev
 from alearn.atlas import Atlas
 from alearn.controller import StudyState, apply
+from alearn.errors import LedgerError
 from alearn.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 class Chronicle:
@@ -36,3 +41,10 @@ class Chronicle:
         for event in happened:
             self.state = apply(self.state, event)
             self.atlas.see(event)
+
+    def seal_full_segments(self) -> None:
+        """Move full segments into the archive; called beside the loop."""
+        try:
+            self.ledger.seal(everything=False)
+        except LedgerError as error:
+            log.warning("The archive could not take a segment in, which stays where it is: %s", error)

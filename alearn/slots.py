@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from alearn import events as ev
 from alearn.errors import ConfigError
+from alearn.launcher.base import Elastic, Launcher
 from alearn.ledger import Ledger
 from alearn.ledger.folders import arm_folders
 from alearn.ledger.lock import has_writer
 from alearn.steering import request
 from alearn.types import copy_name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +136,13 @@ def slots_command(directory: Path, slots: int | None) -> int:
         idle = f"in {found.wall_s:.0f} s the slots were {1 - found.simulating:.0%} idle and the learner {1 - found.learning:.0%}"
         print(f"{name}{found.slots} slots, {found.running} members run; {idle}.")
     return 0
+
+
+def resize(launcher: Launcher, values: Mapping[str, Any]) -> None:
+    """Run more or fewer members at a time from now on, as the user asked; those that run are left alone."""
+    try:
+        if not isinstance(launcher, Elastic):
+            raise ConfigError("this launcher's slots cannot be changed while a study runs")
+        launcher.resize(int(values["slots"]))
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        log.warning("The number of slots stays %d: %s", launcher.slots, error)

@@ -189,6 +189,10 @@ class StudyState:
         """Expected steps of this member's whole trajectory; 0 if unknown."""
         return float(record.steps_total) if record.steps_total else max(self.expected_steps, float(record.steps))
 
+    def share(self, record: Record) -> float:
+        """The share of its trajectory that a member has streamed."""
+        return min(1.0, record.steps / max(1.0, self.length(record)))
+
     @property
     def outstanding_steps(self) -> float:
         """Steps that the active members are still expected to make."""
