@@ -24,13 +24,14 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
-from alearn.errors import AlearnError, ConfigError
+from alearn.errors import AlearnError, ConfigError, UnknownName
 from alearn.surrogate.base import Batch, Prediction, Surrogate
 from alearn.surrogate.crossval import OutOfFold
+from alearn.surrogate.kernels import TanimotoKernel, marginals, matern52
 from alearn.surrogate.rows import thin
 from alearn.surrogate.scaling import check_batch, check_factor
 
-CHUNK = 8192
+KERNELS = ("matern", "tanimoto")
 F64 = torch.float64
 
 
@@ -51,6 +52,11 @@ class ExactGP(FantasizeMixin, Surrogate):
         fit_rows: the most rows on which hyper-parameters are fitted; all rows are conditioned on.
         noise: the smallest noise variance, in units of the outputs' variance; learned above it.
         max_updates: the most L-BFGS steps of a fit that decides itself.
+        kernel: matern, or tanimoto for fingerprints (a pool whose features are bits or counts, and nothing else).
+
+    Raises:
+        ConfigError: an option is out of range.
+        UnknownName: no such kernel.
     """
 
     def __init__(
@@ -64,15 +70,18 @@ class ExactGP(FantasizeMixin, Surrogate):
         fit_rows: int = 400,
         noise: float = 1e-6,
         max_updates: int = 100,
+        kernel: str = "matern",
     ) -> None:
         super().__init__()
+        if kernel not in KERNELS:
+            raise UnknownName("kernel", kernel, KERNELS)
         if max_rows < 2 or fit_rows < 2 or noise <= 0 or max_updates < 1:
             raise ConfigError(
                 f"The GP has max_rows={max_rows}, fit_rows={fit_rows}, noise={noise}, max_updates={max_updates}; "
                 "rows must be at least 2, the noise positive and max_updates at least 1."
             )
         self.d, self.m, self.over_t, self.seed = d, m, over_t, seed
-        self.max_rows, self.fit_rows, self.noise, self.max_updates = max_rows, fit_rows, noise, max_updates
+        self.max_rows, self.fit_rows, self.noise, self.max_updates, self.kernel = max_rows, fit_rows, noise, max_updates, kernel
         self.register_buffer("train_X", torch.empty(0, d, dtype=F64))
         self.register_buffer("train_Y", torch.empty(0, m, dtype=F64))
         self.register_buffer("mean", torch.zeros(m, dtype=F64))
@@ -89,7 +98,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         self._cache: tuple[Tensor, Tensor] | None = None
 
     def options(self) -> dict[str, Any]:
-        return {"max_rows": self.max_rows, "fit_rows": self.fit_rows, "noise": self.noise, "max_updates": self.max_updates}
+        own = {"max_rows": self.max_rows, "fit_rows": self.fit_rows, "noise": self.noise, "max_updates": self.max_updates}
+        return {**own, "kernel": self.kernel}
 
     @property
     def output_scale(self) -> Tensor:
@@ -196,7 +206,9 @@ class ExactGP(FantasizeMixin, Surrogate):
 
     def _build(self, X: Tensor, Y: Tensor) -> SingleTaskGP:
         batch = torch.Size([self.m]) if self.m > 1 else torch.Size()
-        kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=self.d, batch_shape=batch, use_rbf_kernel=False)
+        kernel: Any = TanimotoKernel(batch_shape=batch)
+        if self.kernel == "matern":
+            kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=self.d, batch_shape=batch, use_rbf_kernel=False)
         likelihood = get_gaussian_likelihood_with_lognormal_prior(batch_shape=batch)
         # in the logarithm the noise of a deterministic simulation (1e-6) is as easy to reach as that of a noisy one
         likelihood.noise_covar.register_constraint(
@@ -261,8 +273,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         dtype = X.dtype if X.is_floating_point() else F64
         factors = self._factorise(inner)
         noise = (inner.likelihood.noise.reshape(self.m).sqrt() * self.scale).to(dtype)
-        parts = [self._marginal(inner, self._inputs(x), *factors) for x in X.split(CHUNK)]
-        mean, std = (torch.cat(p).to(dtype) for p in zip(*parts, strict=True))
+        parts = [self._marginal(inner, j, self._inputs(X), *factors) for j in range(self.m)]
+        mean, std = (torch.stack(p, dim=1).to(dtype) for p in zip(*parts, strict=True))
         return Prediction(mean, std * self.factor.to(dtype), noise.expand_as(mean).clone())
 
     def _factorise(self, inner: Any) -> tuple[Tensor, Tensor]:
@@ -276,13 +288,26 @@ class ExactGP(FantasizeMixin, Surrogate):
             self._cache = (chol, torch.cholesky_solve(residual, chol))
         return self._cache
 
-    def _marginal(self, inner: Any, x: Tensor, chol: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        cross = inner.covar_module(self.train_X, x).to_dense().reshape(self.m, len(self.train_X), len(x))
-        prior = inner.covar_module(x[:1]).to_dense().reshape(self.m, 1)
-        mean = inner.mean_module.constant.reshape(self.m, 1) + (cross * alpha).sum(dim=1)
-        variance = prior - (torch.linalg.solve_triangular(chol, cross, upper=False) ** 2).sum(dim=1)
-        std = variance.clamp_min(1e-12).sqrt() * self.scale[:, None]
-        return (mean * self.scale[:, None] + self.mean[:, None]).T, std.T
+    def _marginal(self, inner: Any, output: int, x: Tensor, chol: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of one output at prepared ``N x d`` inputs, each ``N``, in its own unit."""
+        kernel = inner.covar_module
+        amplitude = float(kernel.outputscale.reshape(self.m)[output])
+        constant = float(inner.mean_module.constant.reshape(self.m)[output])
+        if self.kernel == "tanimoto":
+            base = TanimotoKernel()
+
+            def covariance(points: Tensor, dtype: torch.dtype) -> Tensor:
+                return amplitude * base.forward(self.train_X.to(dtype), points.to(dtype))
+        else:
+            length = kernel.base_kernel.lengthscale.reshape(self.m, self.d)[output]
+            rows = self.train_X / length
+
+            def covariance(points: Tensor, dtype: torch.dtype) -> Tensor:
+                return matern52(rows.to(dtype), (points / length).to(dtype), amplitude)
+
+        mean, variance = marginals(covariance, amplitude, chol[output], alpha[output, :, 0], constant, x)
+        std = variance.clamp_min(1e-12).sqrt()
+        return mean * self.scale[output] + self.mean[output], std * self.scale[output]
 
     def transform_inputs(self, X: Tensor, input_transform: Any = None) -> Tensor:
         """Inputs as they are: normalisation happens inside (BoTorch's ``FantasizeMixin`` asks for this method)."""

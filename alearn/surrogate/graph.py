@@ -96,6 +96,8 @@ class GPGraph(nn.Module):
         inner = gp.inner
         if inner is None:
             raise AlearnError("The GP has not seen any data; call fit first.")
+        if gp.kernel != "matern":
+            raise AlearnError(f"A GP with the kernel '{gp.kernel}' cannot be exported; those with 'matern' can.")
         self.over_t = gp.over_t
         with torch.no_grad():
             chol, alpha = gp._factorise(inner)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from alearn.errors import AlearnError, ConfigError
-from alearn.surrogate import Batch, ExactGP
+from alearn.errors import AlearnError, ConfigError, UnknownName
+from alearn.surrogate import Batch, ExactGP, kernels
 from alearn.testing.surrogate import F64, SurrogateConformance, smooth_data
 
 
@@ -78,3 +78,81 @@ def test_cross_validation_in_closed_form_is_that_of_fits_without_the_fold():
     mean, epistemic, aleatoric = without.predict(data.X[out])
     assert torch.allclose(found.mean[out], mean, atol=1e-6 * float(gp.scale.max()))
     assert torch.allclose(found.variance[out].sqrt(), (epistemic**2 + aleatoric**2).sqrt(), rtol=1e-3)
+
+
+# --- predictions at many points, kernels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over_t", [False, True])
+def test_the_marginal_prediction_is_that_of_the_inner_process(over_t):
+    data = smooth_data(60, m=2)
+    gp = ExactGP(2, 2, over_t, max_updates=20)
+    gp.fit(Batch(data.X * torch.tensor([1.0, 40.0]), data.Y, data.weights, data.groups) if over_t else data)
+    X = torch.rand(200, 2, dtype=F64) * torch.tensor([1.0, 40.0 if over_t else 1.0])
+    mean, std, _ = gp.predict(X)
+    with torch.no_grad():
+        inner = gp.inner(gp._inputs(X).unsqueeze(-3))
+    assert torch.allclose(mean, (inner.mean * gp.scale[:, None] + gp.mean[:, None]).T, atol=1e-4 * float(gp.scale.max()))
+    assert torch.allclose(std, (inner.variance.clamp_min(1e-12).sqrt() * gp.scale[:, None]).T, rtol=0.01, atol=1e-5)
+
+
+def rough(n):
+    X = torch.rand(n, 2, dtype=F64, generator=torch.Generator().manual_seed(3))
+    return Batch(X, torch.tanh(30.0 * (X[:, :1] - X[:, 1:])), torch.ones(n), torch.arange(n))
+
+
+def test_single_precision_predicts_many_points_where_it_is_as_good_and_only_there(monkeypatch):
+    used = []
+    original = kernels.matern52
+    monkeypatch.setattr("alearn.surrogate.gp.matern52", lambda a, b, amplitude: used.append((a.dtype, len(b))) or original(a, b, amplitude))
+    monkeypatch.setattr(kernels, "WORTH", 1e6)
+    X = torch.rand(3000, 2, dtype=F64)
+    for data, single in ((rough(200), True), (smooth_data(200), False)):
+        gp = ExactGP(2, 1, max_updates=30)
+        gp.fit(data)
+        used.clear()
+        mean, std, _ = gp.predict(X)
+        many = {dtype for dtype, n in used if n > kernels.TRIED}
+        assert many == {torch.float32 if single else F64}
+        monkeypatch.setattr(kernels, "WORTH", 1e99)
+        exact_mean, exact_std, _ = gp.predict(X)
+        monkeypatch.setattr(kernels, "WORTH", 1e6)
+        assert float(((mean - exact_mean).abs() / exact_std).quantile(0.97)) < 0.03
+        assert float((std / exact_std - 1.0).abs().quantile(0.97)) < 0.03
+
+
+def fingerprints(n, seed=0):
+    """Random molecules of 64 bits, and a property that five of the bits make."""
+    bits = (torch.rand(n, 64, generator=torch.Generator().manual_seed(seed)) < 0.2).to(F64)
+    return Batch(bits, bits[:, :5].sum(dim=1, keepdim=True), torch.ones(n), torch.arange(n))
+
+
+def test_fingerprints_are_compared_by_what_they_share():
+    gp = ExactGP(64, 1, kernel="tanimoto", max_updates=30)
+    gp.fit(fingerprints(150))
+    test = fingerprints(200, seed=1)
+    mean, std, noise = gp.predict(test.X)
+    with torch.no_grad():
+        posterior = gp.posterior(test.X.unsqueeze(-2))
+    assert torch.allclose(mean, posterior.mean.squeeze(-2), atol=1e-6)
+    assert torch.allclose(std, posterior.variance.sqrt().squeeze(-2), rtol=1e-4)
+    assert float((mean - test.Y).pow(2).mean().sqrt()) < 0.8 * float(test.Y.std())
+    inside = ((mean - test.Y).abs() < 1.96 * (std**2 + noise**2).sqrt()).double().mean()
+    assert 0.85 < float(inside) <= 1.0
+    again = ExactGP(64, 1, kernel="tanimoto")
+    again.load_state_dict(gp.state_dict())
+    assert torch.equal(again.predict(test.X).mean, mean)
+    assert gp.options()["kernel"] == "tanimoto"
+
+
+def test_the_tanimoto_kernel_is_the_share_in_common():
+    kernel = kernels.TanimotoKernel()
+    a = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=F64)
+    b = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], dtype=F64)
+    assert kernel(a, b).to_dense().tolist() == [[pytest.approx(1 / 3), 0.0], [0.0, 1.0]]
+    assert kernel(a, b, diag=True).tolist() == [pytest.approx(1 / 3), 1.0]
+
+
+def test_an_unknown_kernel_is_named():
+    with pytest.raises(UnknownName, match="Did you mean 'matern'"):
+        ExactGP(2, 1, kernel="matern52")
