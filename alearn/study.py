@@ -192,11 +192,13 @@ class Study:
         """Every stored sample as a lazy, labelled dataset over (member, step); ``decode`` undoes what codecs did to the fields."""
         return open_archive(self.directory, decode=decode)
 
-    def predict(self, points: Parameters | Sequence[Parameters], t: Sequence[float] | None = None) -> Prediction:
-        """The surrogate's mean and standard deviation at ``points``, over the trajectory or at the times ``t``."""
+    def predict(
+        self, points: Parameters | Sequence[Parameters], t: Sequence[float] | None = None, special: str | None = None
+    ) -> Prediction:
+        """Mean and standard deviation at ``points``, over the trajectory or at the times ``t``, by the study's surrogate or a special one."""
         from alearn.predict import predict
 
-        return predict(self.directory, [points] if isinstance(points, Mapping) else list(points), t)
+        return predict(self.directory, [points] if isinstance(points, Mapping) else list(points), t, special)
 
     def coverage(self) -> Shown:
         """Where the members lie, drawn (Jupyter shows it; ``.figure`` is matplotlib's)."""
