@@ -192,13 +192,11 @@ class Study:
         """Every stored sample as a lazy, labelled dataset over (member, step); ``decode`` undoes what codecs did to the fields."""
         return open_archive(self.directory, decode=decode)
 
-    def predict(
-        self, points: Parameters | Sequence[Parameters], t: Sequence[float] | None = None, special: str | None = None
-    ) -> Prediction:
-        """Mean and standard deviation at ``points``, over the trajectory or at the times ``t``, by the study's surrogate or a special one."""
+    def predict(self, points: Parameters | Sequence[Parameters], t: Sequence[float] | None = None, special: str = "") -> Prediction:
+        """Mean and standard deviation at ``points``, over the trajectory or at the times ``t``; by a special surrogate if one is named."""
         from alearn.predict import predict
 
-        return predict(self.directory, [points] if isinstance(points, Mapping) else list(points), t, special)
+        return predict(self.directory, [points] if isinstance(points, Mapping) else list(points), t, special or None)
 
     def coverage(self) -> Shown:
         """Where the members lie, drawn (Jupyter shows it; ``.figure`` is matplotlib's)."""
