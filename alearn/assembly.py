@@ -235,7 +235,8 @@ def check_placing(config: Config, surrogate: Surrogate) -> None:
 def make_trainer(config: Config, space: Space, schema: Schema, rank: int = 0) -> InlineTrainer:
     """The trainer of a study whose steps are learned from as ``schema`` says; with several ranks, that of one of them."""
     placing, options = Placing.of(config.trainer.options)
-    options["device"] = placing.device(str(options.get("device", "auto")), rank)
+    if placing.ranks > 1:
+        options["device"] = placing.device(str(options.get("device", "auto")), rank)
     trainer: InlineTrainer = build(
         "trainer",
         config.trainer.name,

@@ -25,6 +25,7 @@ from alearn.learner import Answer, Fact, Gone, Hold, Learner, Question, Stored, 
 from alearn.ledger import Ledger
 from alearn.ledger.tail import Tail
 from alearn.placement.opening import take_up
+from alearn.placement.process import STARTING
 from alearn.placement.ranks import Follower, RankLost, Together, meeting
 from alearn.placement.words import Asked, Broke, Close, Message, Opening, Said, Told, Unpacker, pack
 from alearn.registry import build
@@ -112,7 +113,7 @@ class Host:
     @property
     def doing(self) -> str:
         """What it is doing, in words."""
-        return "starting" if self._learner is None else self._learner.doing
+        return STARTING if self._learner is None else self._learner.doing
 
     def _make(self) -> Learner:
         config, space = self.config, Space.from_config(self.config.space)

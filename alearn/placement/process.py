@@ -36,9 +36,10 @@ LOG = "learner.log"
 CHILD = str(Path(__file__).with_name("child.py"))
 SILENCE_S = 120.0
 """A learner process that says nothing for so long (it has a thread for that) is taken for hung."""
-CLOSE_S = 20.0
-"""How long a learner may take to finish what it is doing when it is closed."""
+CLOSE_S = 5.0
+"""How long a learner may take to finish what it is doing when it is closed: it holds nothing then that must be kept."""
 END_S = 5.0
+STARTING = "starting"
 CHUNK = 1 << 18
 EVIDENCE = 1 << 14
 
@@ -82,13 +83,17 @@ class ProcessLearner:
         self._open: dict[int, Question] = {}
         self._asked = 0
         self._answers: list[Answer] = []
-        self._vitals = Vitals(doing="starting")
+        self._vitals = Vitals(doing=STARTING)
         self._busy_before = 0.0
         self._heard = time.monotonic()
         self._restarts = 0
         self._lost = ""
         self._log: IO[bytes] = open(self._directory / LOG, "ab")  # noqa: SIM115 - lives as long as the learner
-        self._start()
+        try:
+            self._start()
+        except LaunchError:
+            self._log.close()
+            raise
 
     @property
     def pids(self) -> list[int]:
@@ -140,14 +145,14 @@ class ProcessLearner:
         """End its processes: by a word, and for certain at a deadline."""
         if self._children:
             self._send(Close())
-            until = time.monotonic() + CLOSE_S
+            until = time.monotonic() + (0.0 if self._vitals.doing == STARTING else CLOSE_S)
             while self._children[0].process.poll() is None and time.monotonic() < until:
                 with contextlib.suppress(StudyFailed):
                     self._flush()
                     if self._receive():
                         break
                 time.sleep(0.01)
-            self._end(grace_s=END_S)
+            self._end()
         self._log.close()
 
     # --- the conversation ------------------------------------------------------------------------------------
@@ -266,7 +271,7 @@ class ProcessLearner:
             self._placing.restarts,
         )
         self._busy_before = self._vitals.busy_s
-        self._vitals = dataclasses.replace(self._vitals, doing="starting again")
+        self._vitals = dataclasses.replace(self._vitals, doing=STARTING)
         self._start()
 
     def _why(self) -> str:
@@ -288,12 +293,9 @@ class ProcessLearner:
             return last_words(file.read())[1]
         return ""
 
-    def _end(self, grace_s: float = 0.0) -> None:
+    def _end(self) -> None:
         """End every process, and forget them."""
-        until = time.monotonic() + grace_s
         for child in self._children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, until - time.monotonic()))
             child.end()
         self._children.clear()
         if self._channel is not None:

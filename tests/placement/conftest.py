@@ -135,14 +135,14 @@ def until(what, deadline_s=90.0):
 def idle(learner):
     """Wait until it has taken everything in and has nothing to train; its vitals then."""
 
-    def settled():
+    def settled(since):
         assert learner.answers() == []
         v = learner.vitals()
-        return v if v.doing == "idle" and v.samples else None
+        return v if v.doing == "idle" and v.samples and v.alive_at > since else None
 
-    first = until(settled)
-    time.sleep(0.6)  # two pulses
-    second = until(settled)
+    now = time.time()
+    first = until(lambda: settled(now))
+    second = until(lambda: settled(first.alive_at + 0.2))
     assert second.updates == first.updates
     return second
 
