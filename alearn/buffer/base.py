@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -58,3 +58,34 @@ class Buffer(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Prioritised(Protocol):
+    """A buffer that draws by what training makes of its rows."""
+
+    @property
+    def by(self) -> str:
+        """What it wants to be told of each row: "error" (root mean square over outputs, normalised) or "std" (likewise)."""
+        ...
+
+    def prioritise(self, values: Floats) -> None:
+        """Tell it for each row of the last mini-batch, in its order."""
+        ...
+
+
+class Recall(Protocol):
+    """Reads rows back."""
+
+    def __call__(self, group: Array, step: Array) -> Rows:
+        """The rows of these members and steps, in any order; those that are no longer there are left out."""
+        ...
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A buffer that lets rows go and reads them back."""
+
+    def recall_from(self, recall: Recall) -> None:
+        """Say where from; before that it lets nothing go that it could not lose."""
+        ...

@@ -1,4 +1,4 @@
-"""What the three buffers have in common: the bound, the counters, the random state, and saving all of it."""
+"""What the buffers have in common: the bound, the counters, the random state, and saving all of it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Counts:
         drawn: rows handed out, with repetition.
         first: rows handed out for the first time. The exact number of different rows that training has seen.
         overwritten: seen rows that gave way to new ones.
+        spilled: rows that left the memory to be read back from the archive later (each time).
+        recalled: rows read back.
+        lost: rows that could not be read back, because they are no longer there.
     """
 
     received: int = 0
@@ -34,6 +37,9 @@ class Counts:
     drawn: int = 0
     first: int = 0
     overwritten: int = 0
+    spilled: int = 0
+    recalled: int = 0
+    lost: int = 0
 
 
 class BoundedBuffer(ABC):
@@ -140,6 +146,7 @@ class BoundedBuffer(ABC):
             "store": self._store.state_dict(),
             "counts": asdict(self.counts),
             "random": generator_state(self._rng),
+            **self._more_state(),
         }
 
     @final
@@ -155,6 +162,15 @@ class BoundedBuffer(ABC):
         self._finished = bool(state["finished"])
         self.counts = Counts(**{k: int(v) for k, v in state["counts"].items()})
         set_generator_state(self._rng, state["random"])
+        self._load_more(state)
+
+    def _more_state(self) -> dict[str, Any]:
+        """What a buffer knows besides; rows are listed in the order of their positions."""
+        return {}
+
+    def _load_more(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``_more_state``; the rows are in their places."""
+        return
 
     @abstractmethod
     def _accept(self, rows: Rows) -> int:
@@ -173,6 +189,10 @@ class BoundedBuffer(ABC):
         if k:
             self._store.append(rows if k == len(rows) else rows.take(np.arange(k)))
         return k
+
+    def _newest(self, appended: int, overwritten: int) -> Array:
+        """Positions of the rows that came last: those that were appended, and then those that overwrote others."""
+        return np.concatenate([np.arange(len(self) - appended, len(self)), np.arange(self.seen, self.seen + overwritten)])
 
     def _full_batch(self, n: int) -> int:
         """The size of a draw that removes rows: a full batch above the watermark, the rest when finished; 0 is none."""

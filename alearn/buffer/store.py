@@ -42,6 +42,7 @@ class RowStore:
         self._slots: Rows | None = None
         self._uses = np.empty(0, np.int64)
         self._order = np.empty(0, np.int64)
+        self._place = np.empty(0, np.int64)
         self._head = 0
         self.capacity = capacity if capacity is not None else 0
         self.seen = 0
@@ -63,7 +64,7 @@ class RowStore:
         s = self._slots
         if s is None:
             return 0
-        return sum(a.nbytes for a in (s.x, s.y, s.weight, s.group, s.step, self._uses, self._order))
+        return sum(a.nbytes for a in (s.x, s.y, s.weight, s.group, s.step, self._uses, self._order, self._place))
 
     def append(self, rows: Rows) -> None:
         """Store rows as unseen; the caller has made sure that they fit."""
@@ -117,6 +118,28 @@ class RowStore:
         """How often each of the rows at these positions has been drawn."""
         return self._uses[self._slot(positions)]
 
+    def recount(self, positions: Array, uses: Array) -> None:
+        """Say of the rows at these distinct, unseen positions how often they were drawn before they came (back) in."""
+        self._uses[self._slot(positions)] = uses
+        known = positions[uses > 0]
+        self._gather(known, self.seen, self.seen + len(known))
+        self.seen += len(known)
+        self.unseen -= len(known)
+
+    def keys(self, positions: Array) -> tuple[Array, Array]:
+        """Group and step of the rows at these positions."""
+        assert self._slots is not None
+        slots = self._slot(positions)
+        return self._slots.group[slots], self._slots.step[slots]
+
+    def slots(self, positions: Array) -> Array:
+        """Where the rows at these positions lie. A row keeps its slot for as long as it is stored."""
+        return self._slot(positions)
+
+    def positions(self, slots: Array) -> Array:
+        """Inverse of ``slots``."""
+        return (self._place[slots] - self._head) % self.capacity
+
     def at(self, positions: Array) -> Rows:
         """Copies of the rows at these positions, without counting a use."""
         return self._read(self._slot(positions))
@@ -128,6 +151,7 @@ class RowStore:
             rows = self.at(np.arange(self.size))
             state |= {"x": rows.x, "y": rows.y, "weight": rows.weight, "group": rows.group, "step": rows.step}
             state["uses"] = self.uses(np.arange(self.size)).copy()
+            state["slots"] = self.slots(np.arange(self.size)).copy()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,6 +170,12 @@ class RowStore:
         self._reserve(rows)
         if len(rows) > self.capacity:
             raise ConfigError(f"The saved buffer holds {len(rows)} rows and this one at most {self.capacity}; give it as large a capacity.")
+        if "slots" in state:  # where rows lie decides what a sum over slots finds
+            slots = np.asarray(state["slots"])
+            free = np.ones(self.capacity, bool)
+            free[slots] = False
+            self._order = np.concatenate([slots, np.flatnonzero(free)])
+            self._place[self._order] = np.arange(self.capacity)
         self.append(rows)
         self._uses[self._slot(np.arange(self.size))] = np.asarray(state["uses"])
         self.seen, self.unseen = int(state["seen"]), int(state["unseen"])
@@ -163,7 +193,7 @@ class RowStore:
                 )
             return
         dx, dy = rows.x.shape[1], rows.y.shape[1]
-        row_bytes = 8 * (dx + dy + 1 + 2 + 2)
+        row_bytes = 8 * (dx + dy + 1 + 2 + 3)
         limits = [n for n in (self._limit_rows, None if self._limit_bytes is None else self._limit_bytes // row_bytes) if n is not None]
         capacity = min(limits)
         if capacity < 1:
@@ -178,6 +208,7 @@ class RowStore:
         )
         self._uses = np.zeros(capacity, np.int64)
         self._order = np.arange(capacity)
+        self._place = np.arange(capacity)
         self.capacity = capacity
 
     def _write(self, slots: Array, rows: Rows) -> None:
@@ -201,6 +232,8 @@ class RowStore:
         moved = self._order[to]
         self._order[to] = self._order[of]
         self._order[of] = moved
+        self._place[self._order[to]] = to
+        self._place[moved] = of
 
     def _ring(self, positions: Array) -> Array:
         return (positions + self._head) % self.capacity

@@ -42,7 +42,7 @@ def write_snapshot(directory: Path, surrogate: Surrogate, name: str, features: F
     directory.mkdir(parents=True, exist_ok=True)
     numbers = _numbers(directory)
     path = _file(directory, numbers[-1] + 1 if numbers else 1)
-    extra = {"learner": _to_torch(learner)}
+    extra = {"learner": to_plain(learner)}
     save_snapshot(path, surrogate, name=name, space=features.space, outputs=features.outputs, schema=features.schema, extra=extra)
     for old in numbers[: max(0, len(numbers) + 1 - max(keep, 1))]:
         _file(directory, old).unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def read_snapshot(directory: Path) -> tuple[Surrogate, SnapshotInfo, dict[str, A
     for number in reversed(_numbers(directory)):
         try:
             surrogate, info = load_snapshot(_file(directory, number))
-            return surrogate, info, _from_torch(info.extra["learner"])
+            return surrogate, info, from_plain(info.extra["learner"])
         except (AlearnError, KeyError) as error:
             problems.append(str(error))
             log.warning("A snapshot is skipped: %s", error)
@@ -83,7 +83,7 @@ def _file(directory: Path, number: int) -> Path:
 _ARRAY, _EMPTY, _ITEMS = "__array__", "__empty__", "__items__"
 
 
-def _to_torch(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Arrays become marked tensors, and mappings with other keys than strings (an optimiser's) lists of pairs."""
     if isinstance(value, np.ndarray):
         if value.size == 0:
@@ -91,20 +91,21 @@ def _to_torch(value: Any) -> Any:
         return {_ARRAY: torch.from_numpy(np.array(value))}
     if isinstance(value, Mapping):
         if any(not isinstance(k, str) for k in value):
-            return {_ITEMS: [[k, _to_torch(v)] for k, v in value.items()]}
-        return {k: _to_torch(v) for k, v in value.items()}
+            return {_ITEMS: [[k, to_plain(v)] for k, v in value.items()]}
+        return {k: to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_torch(v) for v in value]
+        return [to_plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _from_torch(value: Any) -> Any:
+def from_plain(value: Any) -> Any:
+    """Inverse of ``to_plain``."""
     if isinstance(value, Mapping):
         if set(value) == {_ARRAY}:
             return value[_ARRAY].numpy()
         if set(value) == {_EMPTY}:
             return np.empty(value[_EMPTY][1:], value[_EMPTY][0])
         if set(value) == {_ITEMS}:
-            return {k: _from_torch(v) for k, v in value[_ITEMS]}
-        return {k: _from_torch(v) for k, v in value.items()}
-    return [_from_torch(v) for v in value] if isinstance(value, list) else value
+            return {k: from_plain(v) for k, v in value[_ITEMS]}
+        return {k: from_plain(v) for k, v in value.items()}
+    return [from_plain(v) for v in value] if isinstance(value, list) else value

@@ -4,6 +4,12 @@ import pytest
 from alearn.buffer import FIFO
 from alearn.errors import ConfigError
 from alearn.registry import build
+from alearn.testing.buffer import BufferConformance
+
+
+class TestFIFO(BufferConformance):
+    def make(self, capacity, watermark, seed=0):
+        return FIFO(capacity=capacity, watermark=watermark, seed=seed)
 
 
 def test_gives_every_row_once_in_order(rows):

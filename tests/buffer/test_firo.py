@@ -3,6 +3,12 @@ import pytest
 
 from alearn.buffer import FIRO
 from alearn.errors import ConfigError
+from alearn.testing.buffer import BufferConformance
+
+
+class TestFIRO(BufferConformance):
+    def make(self, capacity, watermark, seed=0):
+        return FIRO(capacity=capacity, watermark=watermark, seed=seed)
 
 
 def test_watermark_stays_behind_until_the_end(rows):

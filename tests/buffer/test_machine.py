@@ -169,4 +169,4 @@ class ReservoirMachine(BufferMachine):
 
 @pytest.mark.parametrize("machine", [FIFOMachine, FIROMachine, FIROOnceMachine, ReservoirMachine])
 def test_state_machine(machine: type[BufferMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None, database=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=80, stateful_step_count=25, deadline=None, database=None))

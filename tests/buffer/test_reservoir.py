@@ -5,6 +5,12 @@ import pytest
 
 from alearn.buffer import FIFO, Reservoir
 from alearn.errors import ConfigError
+from alearn.testing.buffer import BufferConformance
+
+
+class TestReservoir(BufferConformance):
+    def make(self, capacity, watermark, seed=0):
+        return Reservoir(capacity=capacity, watermark=watermark, seed=seed)
 
 
 def test_unseen_rows_are_never_overwritten(rows):

@@ -9,7 +9,7 @@ from alearn.surrogate import Batch
 from alearn.surrogate.population import Population
 from alearn.surrogate.recipes import recipes
 from alearn.testing.surrogate import F64, SurrogateConformance, smooth_data
-from alearn.trainer.snapshots import _from_torch, _to_torch
+from alearn.trainer.snapshots import from_plain, to_plain
 
 MODELS = {
     "good": {"width": 32, "lr": 5e-3},
@@ -145,9 +145,9 @@ def test_training_resumes_exactly_after_a_halving():
     train(one, (16, 26))
     assert len(names(one, dropped="")) == 2
     file = io.BytesIO()
-    torch.save(_to_torch({"model": one.state_dict(), "training": one.training_state()}), file)
+    torch.save(to_plain({"model": one.state_dict(), "training": one.training_state()}), file)
     file.seek(0)
-    state = _from_torch(torch.load(file, weights_only=True))
+    state = from_plain(torch.load(file, weights_only=True))
     two.load_state_dict(state["model"])
     two.load_training_state(state["training"])
     assert names(two, dropped="") == names(one, dropped="")
