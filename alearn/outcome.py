@@ -83,7 +83,7 @@ class Outcome:
     def _idle(self, arm: Arm, now: float) -> Idle:
         """What slots and learner do not do; nothing is learned from test members."""
         busy_s = arm.learner.vitals().busy_s if arm.learner is not None else 0.0
-        used = self._meters.setdefault(arm.rooms.arm, Meter()).see(now, arm.state.slots, len(arm.state.active), busy_s)
+        used = self._meters.setdefault(arm.rooms.arm, Meter()).see(now, arm.state.slots or 0, len(arm.state.active), busy_s)
         return Idle(1 - used.simulating, 1 - used.learning) if used.wall_s > 0 and arm.rooms.learning else Idle()
 
     def _combined(self, status: Status) -> Status:
