@@ -122,7 +122,13 @@ class Rooms:
         return [tuple(row) for row in self.space.sobol(n, seed=self.seed + 7919, skip=skip).tolist()]
 
     def settle(self, points: Sequence[tuple[float, ...]], taken: Sequence[Parameters]) -> list[Settled]:
-        """The chosen points (``n x d`` in the unit cube) as they can be simulated, given the members that there are."""
+        """The chosen points (``n x d`` in the unit cube) as they can be simulated, given the members that there are.
+
+        Control and test members have the fidelity that is wanted in the end: the surrogate is judged there, and a plain design
+        has no reason to simulate anything else.
+        """
+        if self.space.fidelities and self.arm != "active":
+            points = [tuple(row) for row in self.space.at_target(np.array(points).reshape(-1, self.space.d)).tolist()]
         if isinstance(self.simulation, Recorded):
             return self.simulation.settle(points, taken, self.space)
         values = self.space.from_unit(np.array(points))

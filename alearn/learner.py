@@ -346,7 +346,7 @@ class Learner:
 
     def _spread(self, question: Measure) -> dict[str, float]:
         """Quantiles of the standard deviation over the feasible part of the box, for the coverage goal."""
-        box: Floats = self._space.sobol(BOX_POINTS, seed=1)
+        box: Floats = self._space.at_target(self._space.sobol(BOX_POINTS, seed=1))
         feasible = _feasibility(question.observed, question.failed, self._space.d)
         if feasible is not None:
             box = box[feasible(torch.as_tensor(box)).numpy() >= 0.5]

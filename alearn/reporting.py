@@ -217,7 +217,7 @@ def _shown(space: Space, loaded: Loaded | None) -> list[int] | None:
 
 def _some(t: Floats, most: int) -> Floats:
     """At most so many of the times, evenly."""
-    return t[np.unique(np.linspace(0, len(t) - 1, min(most, len(t))).round().astype(int))]
+    return np.asarray(t[np.unique(np.linspace(0, len(t) - 1, min(most, len(t))).round().astype(int))])
 
 
 def uncertainty(loaded: Loaded, x: Floats, times: int = 6) -> Floats:

@@ -13,15 +13,18 @@ from alearn.acquisition.pool import EXACT
 NEIGHBOURS = 8
 FEW = 12
 """Members below which no cost is believed."""
+RIDGE = 0.1
+"""Penalty of the trend's slopes, in members: the unit interval has the variance of a twelfth."""
 ALIKE = 1.5
 """Costs whose middle four fifths lie within this factor are all alike."""
 
 
 def expected_cost(points: Sequence[tuple[float, ...]], core_s: Sequence[float]) -> PoolFunction | None:
-    """Expected core-seconds of a member at each of a pool's points, from those of the nearest members.
+    """Expected core-seconds of a member at each of a pool's points: a trend along each parameter, corrected by the nearest members.
 
-    The mean is taken of the logarithm, so that one that waited for a slow disk does not count for many. A member that
-    failed belongs in here with what it cost: the odds of success are weighed by themselves.
+    The trend (a grid of twice the cells costs so many times more) is linear in the logarithm, and the mean is taken of the
+    logarithm too, so that a member that waited for a slow disk does not count for many. A member that failed belongs in here
+    with what it cost: the odds of success are weighed by themselves.
 
     Args:
         points: of members that ran to their end, in the unit cube.
@@ -42,10 +45,26 @@ def expected_cost(points: Sequence[tuple[float, ...]], core_s: Sequence[float]) 
     if high < ALIKE * low:
         return None
 
+    trend = _trend(known, cost)
+    rest = cost - _terms(known) @ trend
+
     def expected(X: Tensor) -> Tensor:
         distance, index = torch.cdist(X.double(), known, compute_mode=EXACT).topk(min(NEIGHBOURS, len(known)), largest=False)
         weight = 1.0 / (distance + 0.05)
-        mean: Tensor = (weight * cost[index]).sum(dim=-1) / weight.sum(dim=-1)
-        return mean.exp()
+        near: Tensor = (weight * rest[index]).sum(dim=-1) / weight.sum(dim=-1)
+        return (_terms(X.double()) @ trend + near).exp()
 
     return expected
+
+
+def _terms(X: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(X[:, :1]), X - 0.5], dim=1)
+
+
+def _trend(known: Tensor, cost: Tensor) -> Tensor:
+    """Level and slopes of the logarithmic cost, ``1 + d``, the slopes held back where members are few (ridge regression)."""
+    terms = _terms(known)
+    penalty = torch.full((terms.shape[1],), RIDGE, dtype=torch.float64)
+    penalty[0] = 0.0
+    slopes: Tensor = torch.linalg.solve(terms.T @ terms + penalty.diag(), terms.T @ cost)
+    return slopes

@@ -11,7 +11,7 @@ from alearn.acquisition.joint import NEVER, conditioned, errors_of
 from alearn.space import Space
 
 TARGETS = 512
-"""Points of the pool that stand for where predictions will be asked."""
+"""Points that stand for where predictions will be asked, at the fidelity wanted in the end."""
 
 
 class Epig:
@@ -31,9 +31,8 @@ class Epig:
 
     def select(self, surrogate: Model, space: Space, q: int, context: Context) -> Selection:
         """Choose ``q`` points; fewer if the space has no more."""
-        field = errors_of(surrogate, space, context, self.pool, self.noise)
-        features = field.features
-        targets = features[:TARGETS]
+        field = errors_of(surrogate, space, context, self.pool, self.noise, TARGETS)
+        features, targets = field.features, field.targets
         open_ = torch.ones(len(features), dtype=torch.bool)
         rows: list[int] = []
         scores: list[float] = []

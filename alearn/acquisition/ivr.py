@@ -13,7 +13,7 @@ from alearn.acquisition.loo import local_error
 from alearn.space import Space
 
 TARGETS = 1024
-"""Points of the pool over which the variance is integrated."""
+"""Points over which the variance is integrated, at the fidelity wanted in the end."""
 
 
 class WeightedIVR:
@@ -21,7 +21,9 @@ class WeightedIVR:
 
     A stationary variance knows where points are, not where the function is hard; the leave-one-out error says that (in
     the spirit of Le Gratiet and Cannamela 2015 and of Mohammadi et al. 2022). Without weight it is the integrated
-    variance of Sacks et al. 1989.
+    variance of Sacks et al. 1989. Where the space has a fidelity, the integral is at the one wanted in the end and the
+    candidates are of all, so that under a budget of core-hours a cheap simulation is taken when it tells enough about a dear
+    one (in the spirit of Le Gratiet and Cannamela 2015, and of Stroh et al. 2022).
 
     Args:
         pool: candidates compared.
@@ -36,8 +38,8 @@ class WeightedIVR:
 
     def select(self, surrogate: Model, space: Space, q: int, context: Context) -> Selection:
         """Choose ``q`` points; fewer if the space has no more."""
-        field = errors_of(surrogate, space, context, self.pool, self.noise)
-        targets = field.features[:TARGETS]
-        hard: Tensor = local_error(surrogate, field.found.X[:TARGETS], context) if self.power else torch.ones(len(targets)).double()
-        rows, scores = pick_by_integral(field.features, targets, hard ** (2 * self.power), field.found.worth, q, field.noise)
+        field = errors_of(surrogate, space, context, self.pool, self.noise, TARGETS)
+        aims = torch.from_numpy(space.at_target(field.found.X[:TARGETS].numpy()))
+        hard: Tensor = local_error(surrogate, aims, context) if self.power else torch.ones(len(aims)).double()
+        rows, scores = pick_by_integral(field.features, field.targets, hard ** (2 * self.power), field.found.worth, q, field.noise)
         return field.choose(rows, scores, "share of the weighted variance removed", context)

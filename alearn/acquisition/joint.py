@@ -27,11 +27,13 @@ class Field:
     Args:
         found: the candidates and what is believed of them.
         features: of the candidates, ``N x F``.
+        targets: of the points where predictions will be asked, ``M x F``: the first candidates, at the fidelity wanted in the end.
         noise: variance of an observation in the features' units squared.
     """
 
     found: Prospects
     features: Tensor
+    targets: Tensor
     noise: float
 
     def choose(self, rows: list[int], scores: list[float], name: str, context: Context) -> Selection:
@@ -40,7 +42,7 @@ class Field:
         return selection(self.found.X[rows], scores, [f"{name} {s:.3g}; {line}" for s, line in zip(scores, lines, strict=True)])
 
 
-def errors_of(surrogate: Model, space: Space, context: Context, pool: int, noise: float) -> Field:
+def errors_of(surrogate: Model, space: Space, context: Context, pool: int, noise: float, targets: int = 0) -> Field:
     """A pool in the features of the posterior's errors. The posterior knows the data; pending members are conditioned on.
 
     Args:
@@ -49,9 +51,12 @@ def errors_of(surrogate: Model, space: Space, context: Context, pool: int, noise
         context: what is known.
         pool: how many candidates.
         noise: variance of an observation as a share of the candidates' mean variance.
+        targets: how many.
     """
     found = prospects(surrogate, sobol_pool(space, pool, context), context)
-    return _field(error_features, surrogate, found, context.pending.double(), noise, lambda f, k, s: _pending(f, k, context.progress, s))
+    aims = torch.from_numpy(space.at_target(found.X[:targets].numpy()))
+    known = context.pending.double()
+    return _field(error_features, surrogate, found, aims, known, noise, lambda f, k, s: _pending(f, k, context.progress, s))
 
 
 def networks_of(surrogate: Model, space: Space, context: Context, pool: int, noise: float) -> Field:
@@ -70,21 +75,24 @@ def networks_of(surrogate: Model, space: Space, context: Context, pool: int, noi
         n = len(context.X)
         return _pending(given(features, known[:n], variance), given(known[n:], known[:n], variance), context.progress, variance)
 
-    return _field(network_features, surrogate, found, torch.cat([context.X, context.pending]).double(), noise, all_known)
+    known = torch.cat([context.X, context.pending]).double()
+    return _field(network_features, surrogate, found, found.X[:0], known, noise, all_known)
 
 
 def _field(
     features_of: Callable[[Model, Tensor], Tensor],
     surrogate: Model,
     found: Prospects,
+    aims: Tensor,
     known: Tensor,
     noise: float,
     condition: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Field:
-    n = len(found.X)
-    features = features_of(surrogate, torch.cat([found.X, known]))
+    n, wanted = len(found.X), len(found.X) + len(aims)
+    features = features_of(surrogate, torch.cat([found.X, aims, known]))
     variance = noise * max(float((features[:n] ** 2).sum(dim=1).mean()) if n else 0.0, 1e-300)
-    return Field(found, condition(features[:n], features[n:], variance), variance)
+    given_known = condition(features[:wanted], features[wanted:], variance)
+    return Field(found, given_known[:n], given_known[n:], variance)
 
 
 def _pending(features: Tensor, pending: Tensor, progress: Tensor, noise: float) -> Tensor:

@@ -10,10 +10,12 @@ import numpy as np
 from alearn.errors import ConfigError, UnknownName
 from alearn.space.constraints import Constraint, Linear, constraint_from_config
 from alearn.space.parameters import Categorical, Continuous, Integer, Parameter, parameter_from_config
+from alearn.space.pool import Pool
 from alearn.space.relations import Condition, Correlation, condition_from_config, pairs_from_config
 from alearn.types import Floats, Parameters, Value
 
 CONSTRAINTS, CORRELATIONS = "constraints", "correlations"
+FIDELITY = "fidelity"
 
 
 class Space:
@@ -27,10 +29,11 @@ class Space:
         constraints: rules that a point must keep besides the box.
         conditions: mappings ``{when: …, default: …}`` by name, of parameters that count only with some values of others.
         correlations: pairs of continuous parameters with their correlation.
+        fidelities: parameters that say how well a simulation resolves the problem, each with the value that is wanted in the end.
 
     Raises:
-        ConfigError: no parameters, two of one name, a constraint over an unknown or non-numeric parameter, or a condition or
-            correlation that cannot be.
+        ConfigError: no parameters, two of one name, a constraint over an unknown or non-numeric parameter, or a condition,
+            correlation or fidelity that cannot be.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Space:
         constraints: Iterable[Constraint] = (),
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         correlations: Sequence[tuple[str, str, float]] = (),
+        fidelities: Mapping[str, Any] | None = None,
     ) -> None:
         self.parameters = tuple(parameters)
         self.constraints = tuple(constraints)
@@ -66,6 +70,7 @@ class Space:
                 raise ConfigError(
                     f"The parameters '{a}' and '{b}' are correlated, and one of them has a condition; leave out one or the other."
                 )
+        self.fidelities = {name: self._target(name, value) for name, value in (fidelities or {}).items()}
         self._check_constraints()
 
     @classmethod
@@ -88,19 +93,24 @@ class Space:
         given = specs.get(CORRELATIONS)
         is_pairs = isinstance(given, Sequence) and not isinstance(given, str) and any(isinstance(p, Sequence) for p in given)
         correlations = pairs_from_config(specs.pop(CORRELATIONS)) if is_pairs else []
-        parameters, conditions = [], {}
+        parameters, conditions, fidelities = [], {}, {}
         for name, spec in _counted(specs):
             if isinstance(spec, Mapping) and "when" in spec:
                 conditions[name] = {k: spec.get(k) for k in _CONDITION}
                 spec = {k: v for k, v in spec.items() if k not in _CONDITION}
+            if isinstance(spec, Mapping) and spec.get(FIDELITY, False) is not False:
+                fidelities[name] = spec[FIDELITY]
+                spec = {k: v for k, v in spec.items() if k != FIDELITY}
             parameters.append(parameter_from_config(name, spec))
-        return cls(parameters, constraints, conditions, correlations)
+        return cls(parameters, constraints, conditions, correlations, fidelities)
 
     def to_config(self) -> dict[str, Any]:
         """The inverse of ``from_config``: plain dicts, lists, numbers and strings."""
         config: dict[str, Any] = {p.name: p.to_config() for p in self.parameters}
         for name, condition in self.conditions.items():
             config[name] |= condition.to_config()
+        for name, target in self.fidelities.items():
+            config[name] |= {FIDELITY: target}
         if self.constraints:
             config[CONSTRAINTS] = [c.to_config() for c in self.constraints]
         if self.correlation is not None:
@@ -117,6 +127,7 @@ class Space:
             and self.constraints == other.constraints
             and self.conditions == other.conditions
             and self._pairs == other._pairs
+            and self.fidelities == other.fidelities
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -171,7 +182,7 @@ class Space:
         return self._columns[name]
 
     def check(self, parameters: Parameters) -> None:
-        """Refuse a point that is not in the space. What does not count at the point may be left out.
+        """Refuse a point that is not in the space. What does not count at the point may be left out, and a fidelity stands at its target.
 
         Raises:
             UnknownName: a name that the space does not have.
@@ -187,7 +198,7 @@ class Space:
         for name in parameters:
             if name not in self._columns:
                 raise UnknownName("parameter", str(name), self.names)
-        full = dict(parameters)
+        full = {**self.fidelities, **parameters}
         for name, condition in self.conditions.items():
             if all(parent in full for parent in condition.when) and not condition.active(full):
                 full[name] = condition.default
@@ -289,6 +300,29 @@ class Space:
         if self.correlation is not None:
             x = self.correlation.apply(x)
         return np.stack([p.position(x[:, self._columns[p.name]]) for p in self.parameters], axis=1)
+
+    def at_target(self, X: Any) -> Floats:
+        """Points ``n x d`` with every fidelity at the value that is wanted in the end: where the surrogate is asked, and judged."""
+        x = self._rows(X)
+        if self.fidelities and len(x):
+            x = x.copy()
+            for name, target in self.fidelities.items():
+                x[:, self._columns[name]] = self[name].to_unit([target])
+        return x
+
+    def _target(self, name: str, value: Any) -> Value:
+        """The target of a fidelity; ``True`` is the high end, or the last of ordered values."""
+        parameter = self[name]
+        if name in self.conditions or name in {n for pair in self._pairs for n in pair[:2]} or isinstance(parameter, (Categorical, Pool)):
+            raise ConfigError(
+                f"Parameter '{name}' is a fidelity, and has a condition, a correlation or labels without an order; "
+                "give it a box or ordered values, and nothing else."
+            )
+        if value is True:
+            return parameter.labels[-1] if parameter.labels else parameter.from_unit(np.ones((1, 1)))[0]
+        if problem := parameter.problem(value):
+            raise ConfigError(f"The fidelity wanted in the end is not one that can be simulated: {problem}")
+        return value
 
     def _settled(self, x: Floats) -> Floats:
         """Points ``n x d`` with the defaults of what does not count at them."""

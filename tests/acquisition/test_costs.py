@@ -53,3 +53,15 @@ def test_the_atlas_keeps_what_members_cost():
         atlas.see(ev.MemberEnded(at=1.0, member=name, attempt=1, state=state, core_s=core_s))
     # a killed member would have cost more, and one of the past cost nothing here
     assert atlas.costs == {"m0000": 3.0, "m0003": 5.0}
+
+
+def test_a_cost_that_follows_one_of_many_parameters_is_told_apart():
+    generator = torch.Generator().manual_seed(3)
+    points = torch.rand(24, 9, generator=generator, dtype=torch.float64)
+    points[:, 4] = (points[:, 4] * 4).floor() / 4 + 0.125  # a grid of four sizes, each eight times as dear as the one before
+    cost = 8.0 ** (points[:, 4] * 4)
+    expected = expected_cost([tuple(p) for p in points.tolist()], cost.tolist())
+    fresh = torch.rand(200, 9, generator=generator, dtype=torch.float64)
+    fresh[:, 4] = (fresh[:, 4] * 4).floor() / 4 + 0.125
+    error = (expected(fresh).log() - (8.0 ** (fresh[:, 4] * 4)).log()).abs()
+    assert float(error.max()) < 0.5 * float(torch.log(torch.tensor(8.0)))

@@ -128,3 +128,35 @@ def test_an_axis_follows_its_own_parameter_however_others_are_correlated():
     points = space.from_unit(space.sobol(64, seed=5))
     along_b = space.to_axes(space.to_unit(points))[:, 1]
     np.testing.assert_allclose(along_b, np.log([p["b"] for p in points]) / np.log(1000), atol=1e-6)
+
+
+GRID = {
+    "a": [0, 1],
+    "cells": {"low": 16, "high": 128, "integer": True, "scale": "log", "fidelity": True},
+    "order": {"ordinal": [1, 2], "fidelity": 2},
+}
+
+
+def test_a_fidelity_has_a_target():
+    space = Space.from_config(GRID)
+    assert space.fidelities == {"cells": 128, "order": 2}
+    assert Space.from_config(space.to_config()) == space
+    x = space.sobol(32, seed=0)
+    points = space.from_unit(space.at_target(x))
+    assert {(p["cells"], p["order"]) for p in points} == {(128, 2)}
+    assert [p["a"] for p in points] == [p["a"] for p in space.from_unit(x)]
+    assert len({p["cells"] for p in space.from_unit(x)}) > 20
+    np.testing.assert_array_equal(space.to_unit([{"a": 0.3}]), space.to_unit([{"a": 0.3, "cells": 128, "order": 2}]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cells": {"low": 16, "high": 128, "fidelity": 256}}, "The fidelity wanted in the end.*outside its box"),
+        ({"scheme": {"choices": ["x", "y"], "fidelity": True}}, "labels without an order"),
+        ({"correlations": [["a", "cells", 0.4]], "cells": {"low": 16, "high": 128, "fidelity": True}}, "a correlation"),
+    ],
+)
+def test_a_wrong_fidelity_gets_one_sentence(change, words):
+    with pytest.raises(ConfigError, match=words):
+        Space.from_config({**GRID, **change})
