@@ -88,6 +88,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         self.register_buffer("scale", torch.ones(m, dtype=F64))
         self.register_buffer("t_range", torch.tensor([0.0, 1.0], dtype=F64))
         self.register_buffer("factor", torch.ones(m, dtype=F64))
+        self.register_buffer("row_noise", torch.empty(0, m, dtype=F64))
+        self.row_noise: Tensor
         self.train_X: Tensor
         self.train_Y: Tensor
         self.mean: Tensor
@@ -118,6 +120,10 @@ class ExactGP(FantasizeMixin, Surrogate):
         return self._fitted().likelihood
 
     def fit(self, data: Batch, *, updates: int | None = None) -> float:
+        return self.fit_with(data, None, updates)
+
+    def fit_with(self, data: Batch, noise: Tensor | None, updates: int | None = None) -> float:
+        """``fit``, with the noise variance of every row known (``n x m``, in the outputs' squared units) instead of one that is learned."""
         check_batch(data, self.d, self.m)
         rows = self._thin(data)
         X, Y = data.X[rows].to(F64), data.Y[rows].to(F64)
@@ -129,16 +135,20 @@ class ExactGP(FantasizeMixin, Surrogate):
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(std > floor, std, torch.where(floor > 0, floor, torch.ones_like(std))))
         self.train_X, self.train_Y = self._inputs(X), (Y - self.mean) / self.scale
+        none = self.train_Y.new_empty(0, self.m)
+        self.row_noise = none if noise is None else (noise[rows].to(F64) / self.scale**2).clamp_min(self.noise)
         before = None if self.inner is None else {k: v.clone() for k, v in self.inner.state_dict().items()}
         generator = torch.Generator().manual_seed(self.seed)
         n = len(X)
         subset = torch.randperm(n, generator=generator)[: self.fit_rows] if n > self.fit_rows else torch.arange(n)
-        trained = self._build(self.train_X[subset], self.train_Y[subset])
+        known = none if noise is None else self.row_noise[subset]
+        trained = self._build(self.train_X[subset], self.train_Y[subset], known)
         if before is not None:
-            trained.load_state_dict(before)
+            mine = trained.state_dict()  # of a noise that is known nothing is taken over, and nothing to one
+            trained.load_state_dict({**mine, **{k: v for k, v in before.items() if k in mine}})
         loss = self._train(trained, self.max_updates if updates is None else updates)
         if n > self.fit_rows:
-            inner = self._build(self.train_X, self.train_Y)
+            inner = self._build(self.train_X, self.train_Y, self.row_noise)
             inner.load_state_dict(trained.state_dict())
             self.inner = inner.eval()
         else:
@@ -178,6 +188,14 @@ class ExactGP(FantasizeMixin, Surrogate):
         return thin(data, self.max_rows, over_t=True, seed=self.seed)
 
     @torch.no_grad()
+    def left_out(self) -> tuple[Tensor, Tensor]:
+        """Of each row held the error of the prediction without it, and the share of noise in its variance, each ``n x m``."""
+        chol, alpha = self._factorise(self._fitted())
+        precision = torch.cholesky_inverse(chol).diagonal(dim1=-2, dim2=-1)
+        noise = self.row_noise.T if len(self.row_noise) else self._fitted().likelihood.noise.reshape(self.m, 1)
+        return (alpha[..., 0] / precision).T * self.scale, (noise * precision).T.clamp(0.0, 1.0)
+
+    @torch.no_grad()
     def cross_validate(self, data: Batch, folds: Tensor, updates: int | None = None) -> OutOfFold:
         """Predictions without each fold, in closed form with the hyper-parameters as fitted (Sundararajan and Keerthi 2001;
         Ginsbourger and Schaerer 2025 for blocks); one factorisation serves all folds."""
@@ -204,7 +222,7 @@ class ExactGP(FantasizeMixin, Surrogate):
         t = (X[..., -1:].to(F64) - self.t_range[0]) / (self.t_range[1] - self.t_range[0])
         return torch.cat([X[..., :-1].to(F64), t], dim=-1)
 
-    def _build(self, X: Tensor, Y: Tensor) -> SingleTaskGP:
+    def _build(self, X: Tensor, Y: Tensor, noise: Tensor) -> SingleTaskGP:
         batch = torch.Size([self.m]) if self.m > 1 else torch.Size()
         kernel: Any = TanimotoKernel(batch_shape=batch)
         if self.kernel == "matern":
@@ -216,6 +234,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         )
         # without a prior the output scale of a smooth response runs away with the length scales until the Cholesky factor is noise
         scaled = ScaleKernel(kernel, batch_shape=batch, outputscale_prior=LogNormalPrior(1.0, 1.5))
+        if len(noise):
+            return SingleTaskGP(X, Y, train_Yvar=noise, covar_module=scaled, outcome_transform=None)
         return SingleTaskGP(X, Y, likelihood=likelihood, covar_module=scaled, outcome_transform=None)
 
     def _fitted(self) -> Any:
@@ -272,7 +292,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         inner = self._fitted()
         dtype = X.dtype if X.is_floating_point() else F64
         factors = self._factorise(inner)
-        noise = (inner.likelihood.noise.reshape(self.m).sqrt() * self.scale).to(dtype)
+        level = self.row_noise.mean(dim=0) if len(self.row_noise) else inner.likelihood.noise.reshape(self.m)
+        noise = (level.sqrt() * self.scale).to(dtype)
         parts = [self._marginal(inner, j, self._inputs(X), *factors) for j in range(self.m)]
         mean, std = (torch.stack(p, dim=1).to(dtype) for p in zip(*parts, strict=True))
         return Prediction(mean, std * self.factor.to(dtype), noise.expand_as(mean).clone())
@@ -282,8 +303,8 @@ class ExactGP(FantasizeMixin, Surrogate):
         if self._cache is None:
             x, y = self.train_X, self.train_Y.T
             k = inner.covar_module(x).to_dense().reshape(-1, len(x), len(x))
-            noise = inner.likelihood.noise.reshape(self.m, 1, 1)
-            chol = torch.linalg.cholesky(k + (noise + 1e-9) * torch.eye(len(x), dtype=F64))
+            noise = self.row_noise.T if len(self.row_noise) else inner.likelihood.noise.reshape(self.m, 1)
+            chol = torch.linalg.cholesky(k + torch.diag_embed((noise + 1e-9).expand(self.m, len(x))))
             residual = (y - inner.mean_module.constant.reshape(self.m, 1)).unsqueeze(-1)
             self._cache = (chol, torch.cholesky_solve(residual, chol))
         return self._cache
@@ -331,6 +352,8 @@ class ExactGP(FantasizeMixin, Surrogate):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         self.train_X, self.train_Y = state_dict["train_X"].clone(), state_dict["train_Y"].clone()
-        self.inner = self._build(self.train_X, self.train_Y).eval() if len(self.train_X) else None
+        state_dict = {"row_noise": self.row_noise.new_empty(0, self.m), **state_dict}
+        self.row_noise = state_dict["row_noise"].clone()
+        self.inner = self._build(self.train_X, self.train_Y, self.row_noise).eval() if len(self.train_X) else None
         self._cache = None
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
