@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from alearn.testing.processes import ProcessTransportConformance
 from alearn.testing.streams import PATIENCE_S
-from alearn.testing.transport import ProcessTransportConformance
 from alearn.transport.adios_bp import adios_bp
 from alearn.transport.adios_sst import adios_sst
 

@@ -13,8 +13,8 @@ import yaml
 from alearn import client
 from alearn.errors import ConfigError, MissingDependency, TransportError
 from alearn.registry import build
+from alearn.testing.processes import ProcessTransportConformance
 from alearn.testing.streams import PATIENCE_S, Background, Owner, field_of
-from alearn.testing.transport import ProcessTransportConformance
 from alearn.transport import RedisReader
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "redis"

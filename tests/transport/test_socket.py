@@ -14,8 +14,8 @@ import yaml
 from alearn import client
 from alearn.errors import ConfigError, TransportError
 from alearn.registry import build
+from alearn.testing.processes import ProcessTransportConformance
 from alearn.testing.streams import PATIENCE_S, Background, Owner
-from alearn.testing.transport import ProcessTransportConformance
 from alearn.transport import SocketReader
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from alearn import client
 from alearn.errors import TransportError
+from alearn.testing.processes import WRITER
 from alearn.testing.streams import PATIENCE_S, Background, Owner
-from alearn.testing.transport import WRITER
 from alearn.transport import Broken, SocketReader
 from alearn.transport.streams import StreamEngine, StreamLimits
 from alearn.types import Sample
