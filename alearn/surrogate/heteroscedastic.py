@@ -63,7 +63,7 @@ class HeteroscedasticGP(Surrogate):
             raise ConfigError(f"The heteroscedastic GP has rounds={rounds}; function and noise are fitted in turn at least once.")
         self.d, self.m, self.over_t, self.seed, self.rounds = d, m, over_t, seed, rounds
         self._options = {"rounds": rounds, "max_rows": max_rows, "fit_rows": fit_rows, "max_updates": max_updates}
-        shared = {"max_rows": max_rows, "fit_rows": fit_rows, "max_updates": max_updates}
+        shared: dict[str, Any] = {"max_rows": max_rows, "fit_rows": fit_rows, "max_updates": max_updates}
         self.function = ExactGP(d, m, over_t, seed, **shared)
         self.spread = ExactGP(d, m, over_t, seed, **shared, noise=1e-2)
 
@@ -108,7 +108,8 @@ class HeteroscedasticGP(Surrogate):
         """The joint normal posterior; with ``observation_noise`` that of a new run, whose noise is that of its place."""
         if observation_noise is False:
             return self.function.posterior(X, output_indices, False, posterior_transform)
-        found: Any = [self.function.posterior(X, [j]).distribution for j in range(self.m)]
+        outputs: list[Any] = [self.function.posterior(X, [j]) for j in range(self.m)]
+        found = [posterior.distribution for posterior in outputs]
         noise = self._noise(X.reshape(-1, self.d)).reshape(*X.shape[:-1], self.m).movedim(-1, -2) ** 2
         mean = torch.stack([f.mean for f in found], dim=-2)
         covariance = torch.stack([f.covariance_matrix for f in found], dim=-3) + torch.diag_embed(noise.to(mean))
