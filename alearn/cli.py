@@ -128,6 +128,8 @@ def _submit(words: list[str]) -> int:
     directory, overrides, dry, extra = (options.pop(name) for name in ("directory", "overrides", "dry", "sbatch"))
     from alearn.launcher.submit import SubmitOptions, submission, submit
 
+    if "=" in str(directory) and not directory.exists():
+        raise ConfigError(f"alearn submit takes the study's directory first, and {str(directory)!r} is an override; write: submit DIR …")
     if (directory / "ledger.sqlite").exists():
         if overrides:
             raise ConfigError(f"{directory} holds a study, which is resumed as it was configured; leave out {' '.join(overrides)}.")

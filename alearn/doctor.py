@@ -70,9 +70,9 @@ def _mpi() -> list[Finding]:
 
 
 def _scheduler() -> list[Finding]:
-    if shutil.which("sinfo"):
+    if (program := shutil.which("sinfo")) is not None:
         done = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=20)
-        return [Finding("slurm", "ok", done.stdout.strip())]
+        return [Finding("slurm", "ok", done.stdout.strip() or f"{program}, which is told of no Slurm")]
     return [Finding("slurm", "optional", "no sinfo on the path; members start on this machine")]
 
 

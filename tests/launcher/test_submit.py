@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alearn.cli import main
 from alearn.errors import ConfigError, LaunchError
 from alearn.launcher.submit import LOG, SCRIPT, SubmitOptions, submission, submit
 from alearn.ledger import Ledger
@@ -130,3 +131,8 @@ def test_a_study_that_is_drained_goes_on_in_the_next_job(slurm_conf, tmp_path):
     assert kinds.count("StudyResumed") == 1
     assert "goes on in job" not in log.read_text().partition("goes on in job")[2]  # done is done
     assert Path(study / SCRIPT).stat().st_mode & 0o100
+
+
+def test_a_forgotten_directory_is_told(capsys):
+    assert main(["submit", "--dry", "space={a: [0, 1]}", "budget.members=3"]) == 2
+    assert "takes the study's directory first, and 'space={a: [0, 1]}' is an override" in capsys.readouterr().err
