@@ -182,7 +182,8 @@ def test_more_files_than_one_are_let_go(reader):
     env = environment(reader)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(env["ALEARN_STREAM"].removeprefix("unix:"))
-        socket.send_fds(sock, [b"ALRN"], files)
+        for byte in b"ALRN":
+            socket.send_fds(sock, [bytes([byte])], files)
         for one in files:
             os.close(one)
     owner = Owner(reader)
