@@ -104,8 +104,8 @@ class Outcome:
         state = arm.state
         vitals = arm.learner.vitals() if arm.learner is not None else None
         updates = vitals.updates if vitals is not None else state.updates
-        if self._history and self._history[-1][1] > state.steps:
-            self._history.clear()
+        if self._history and (self._history[-1][1] > state.steps or self._history[-1][2] > updates):
+            self._history.clear()  # another arm, or a learner that began again from its snapshot
         self._history.append((now, state.steps, updates))
         while now - self._history[0][0] > RATE_WINDOW_S:
             self._history.popleft()
