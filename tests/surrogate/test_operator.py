@@ -184,3 +184,18 @@ def test_wrong_options_are_named():
         NextState(2, 16, False)
     with pytest.raises(ConfigError, match="unroll=0"):
         NextState(2, 16, True, unroll=0)
+
+
+def test_a_buffer_of_pairs_feeds_the_next_state_operator_from_the_stream():
+    schema = Schema.of({"u": np.zeros(CELLS, np.float32)})
+    x, t, u = solutions(24, 0)
+    trainer = InlineTrainer(
+        SPACE, schema, outputs=["u"], device="cpu", surrogate="next_state", buffer="paired", batch_size=32, updates_per_row=1.0,
+        surrogate_options={k: v for k, v in SMALL.items() if k != "grid"} | {"lr": 1e-2},
+        buffer_options={"watermark": 16, "length": 4}, holdout_share=0.0,
+    )  # fmt: skip
+    for i, p in enumerate(SPACE.from_unit(x)):
+        trainer.add([Sample(f"m{i:04d}", 1, s, float(t[s]), p, {"u": u[i, s].astype(np.float32)}) for s in range(FRAMES)])
+        trainer.work(1e9, max_updates=5)
+    assert trainer.updates > 100
+    assert relative(trainer.surrogate, batch(16, seed=9)) < 0.8
