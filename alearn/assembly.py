@@ -15,6 +15,7 @@ import numpy as np
 
 from alearn import events as ev
 from alearn.acquisition.base import Acquisition
+from alearn.buffer import Recalling
 from alearn.chronicle import Chronicle
 from alearn.config import NO_SIMULATION, Config, PlugIn
 from alearn.controller import (
@@ -206,8 +207,12 @@ def check(config: Config) -> None:
     _build("acquisition", config.acquisition, seed=config.seed)
     config.transform.check()
     make_monitors(config)
-    for room in ("kill", "buffer"):
-        _build(room, getattr(config, room), seed=config.seed)
+    _build("kill", config.kill, seed=config.seed)
+    if isinstance(_build("buffer", config.buffer, seed=config.seed), Recalling) and config.archive == "none":
+        raise ConfigError(
+            f"buffer={config.buffer.name} reads rows back from the archive, and archive=none keeps none; "
+            "choose archive=bp5 or buffer=reservoir."
+        )
     d = space.d + 1
     surrogate = _build("surrogate", config.surrogate, d=d, m=1, over_t=True, seed=config.seed)
     check_placing(config, surrogate)

@@ -79,7 +79,7 @@ class Spill(BoundedBuffer):
         max_mb: float | None = 512.0,
         watermark: int = 64,
         refresh: float = 0.1,
-        block: int = 64,
+        block: int = 256,
         seed: int = 0,
     ) -> None:
         super().__init__(capacity, max_mb, watermark, seed)

@@ -32,8 +32,8 @@ class Weighted(BoundedBuffer):
 
     so that at ``beta = 1`` the weighted mean over mini-batches of ``n`` draws is that over the stored rows, exactly. ``beta`` rises
     linearly from its first value to 1 over ``anneal`` mini-batches. ``uniform`` bounds the weight of a draw by ``1 / uniform``
-    (defensive mixture: Hesterberg 1995, doi:10.1080/00401706.1995.10484303). A row has the largest priority so far until ``prioritise`` tells its own. What a full
-    buffer overwrites, and what ``finish`` does, is as in Reservoir.
+    (defensive mixture: Hesterberg 1995, doi:10.1080/00401706.1995.10484303). A row has the largest priority so far until
+    ``prioritise`` tells its own. What a full buffer overwrites, and what ``finish`` does, is as in Reservoir.
 
     Args:
         capacity: the most rows, or None.

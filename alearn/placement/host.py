@@ -27,6 +27,7 @@ from alearn.ledger.tail import Tail
 from alearn.placement.opening import take_up
 from alearn.placement.process import STARTING
 from alearn.placement.ranks import Follower, RankLost, Together, meeting
+from alearn.placement.recall import ReadBack
 from alearn.placement.words import Asked, Broke, Close, Message, Opening, Said, Told, Unpacker, pack
 from alearn.registry import build
 from alearn.space import Space
@@ -125,6 +126,7 @@ class Host:
                 take_up(trainer, self.directory, ledger)
         fields = trainer.fields if self._pipeline is None else None
         self._tail = Tail(self.directory, fields)
+        trainer.recall_from(ReadBack(self.directory, fields, self._prepared))
         acquisition = build("acquisition", config.acquisition.name, config.acquisition.options, seed=config.seed)
         return Learner(trainer, acquisition, space, find_reference(config, space), config.seed)
 
@@ -151,10 +153,13 @@ class Host:
         """What was stored since, read when the learner takes it in."""
         assert self._tail is not None
         for chunk in self._tail.read(upto):
-            if self._pipeline is None:
-                yield chunk
-            else:
-                yield [Sample(s.member, s.attempt, s.step, s.t, s.parameters, self._pipeline.apply(s.values)) for s in chunk]
+            yield self._prepared(chunk)
+
+    def _prepared(self, stored: list[Sample]) -> list[Sample]:
+        """Stored samples as they are learned from."""
+        if self._pipeline is None:
+            return stored
+        return [Sample(s.member, s.attempt, s.step, s.t, s.parameters, self._pipeline.apply(s.values)) for s in stored]
 
     def _answer(self, answer: Answer) -> None:
         number = self._numbers.pop(id(answer.question))

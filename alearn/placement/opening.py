@@ -12,6 +12,7 @@ from alearn.ledger import Ledger
 from alearn.placement.base import Learning
 from alearn.placement.inline import InlineLearner
 from alearn.placement.process import ProcessLearner
+from alearn.placement.recall import ReadBack
 from alearn.placement.words import Opening
 from alearn.trainer import InlineTrainer
 from alearn.trainer.placing import Placing
@@ -37,6 +38,7 @@ def open_learner(rooms: Rooms, ledger: Ledger, directory: Path, *, fresh: bool =
     trainer = rooms.make_trainer(schema)
     if not fresh:
         take_up(trainer, directory, ledger)
+    trainer.recall_from(ReadBack(directory, rooms.needed(trainer.fields), lambda found: rooms.prepared(found, trainer.fields)))
 
     def samples(fact: Stored) -> Iterator[Sequence[Sample]]:
         if fact.samples is None:

@@ -24,6 +24,7 @@ from alearn.trainer.continuation import Streams, remaining_variance
 from alearn.trainer.early import Early
 from alearn.trainer.evaluate import Truth, judge_study
 from alearn.trainer.features import Features
+from alearn.trainer.feedback import Read, let_recall, tell_priorities
 from alearn.trainer.grid import TimeGrid
 from alearn.trainer.grids import make_surrogate, on_grid
 from alearn.trainer.guard import Guard, capture, reinstate
@@ -291,12 +292,17 @@ class InlineTrainer:
             if loss is not None:
                 self.loss = loss
                 self._trained = True
+                tell_priorities(self.buffer, online, batch, self._scale)
             self._limiter.update()
             done += 1
             self._admit()
             if time.monotonic() >= deadline:
                 break
         return done
+
+    def recall_from(self, read: Read) -> None:
+        """Let a buffer that lets rows go read them back."""
+        let_recall(self.buffer, self.features, read)
 
     def refit(self) -> float:
         """Train in a burst on all rows, recalibrate, then release the held-out members that are complete.
