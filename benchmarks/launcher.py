@@ -127,6 +127,24 @@ def warm_rate(root: Path, n: int, slots: int, reuse: int) -> float:
         return run("w", n)
 
 
+def warm_latency(root: Path, n: int) -> list[float]:
+    """Seconds from submit until a Python function runs in a warm process."""
+    root.mkdir()
+    (root / "stamp.py").write_text(
+        f"import time\ndef run():\n    open('{root}/at', 'w').write(str(time.time()))\n    return {{'y': 1.0}}\n"
+    )
+    command = PythonSimulation(f"{root}/stamp.py:run").command({})
+    out = []
+    with LocalLauncher(slots=1, warm=True, reuse=n + 1) as launcher:
+        for i in range(n + 1):
+            begun = time.time()
+            launcher.submit(Job(f"s{i}", 1, command.argv, root / f"s{i}", command.env, warm=command.warm))
+            launcher.wait(10)
+            launcher.poll()
+            out.append(float((root / "at").read_text()) - begun)
+    return out[1:]  # the first one imports the function
+
+
 def peers(python: Path, patience_s: float) -> dict[str, Any]:
     """The same questions to other engines, each in the interpreter that has them."""
     script = str(Path(__file__).with_name("launcher_peers.py"))
@@ -383,6 +401,7 @@ def main() -> None:
             "no_op_programs_per_s": [round(r) for r in rates],
             "no_op_python_members_per_s_warm": warm,
             "file_system": disk_us(root / "disk"),
+            "submit_to_running_warm": spread(warm_latency(root / "stamps", n)),
             "submit_to_running": spread(latency(root / "latency", n)),
             "cancel_to_gone_with_child": spread(cancel(root / "plain", n, plain, 2.0)),
             "cancel_to_gone_child_ignores_sigterm_grace_0": spread(cancel(root / "stubborn", n, stubborn, 0.0)),
