@@ -257,13 +257,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
-    trained = together(100 if options.quick else 200, 3 if options.quick else 5)
+    trained = together(40 if options.quick else 200, 3 if options.quick else 5)
     for name, s in trained["seconds"].items():
         print(f"{name:<34}{s:>8.2f} s for {trained['updates']} updates of every model")
     for name, ratio in trained["ratio"].items():
         low, high = trained["range"][name]
         print(f"population {name:<23}{ratio:>8.3f} ({low:.3f}-{high:.3f})")
-    coupling = beside(5 if options.quick else 15, 96, 250)
+    coupling = beside(5 if options.quick else 15, 96, 150)
     for where, c in coupling.items():
         low, high = c["range"]
         seconds = ", ".join(f"{k} {v:.2f} s" for k, v in c["seconds"].items())

@@ -10,14 +10,8 @@ from alearn.surrogate.growing import GrowingEnsemble
 from alearn.surrogate.information import information, residual
 from alearn.surrogate.net2net import grow, may_deepen
 from alearn.surrogate.stacked import StackedMLP
-from alearn.testing.surrogate import SurrogateConformance
 
 TINY = {"estimators": 4, "width": 3, "depth": 1, "stall": 0.9, "enough": 0.5}
-
-
-class TestGrowing(SurrogateConformance):
-    def make(self, d, m, over_t=False, seed=0):
-        return GrowingEnsemble(d, m, over_t, seed, estimators=4, width=32, depth=2, max_updates=500)
 
 
 def ridge(n, seed=1):
@@ -117,6 +111,18 @@ def test_it_resumes_at_the_size_that_it_had():
         surrogate.fit(ridge(160), updates=50)
     assert torch.equal(e.predict(ridge(9).X).mean, other.predict(ridge(9).X).mean)
     assert e.lead == other.lead
+
+
+def test_it_answers_as_the_ensemble_in_it():
+    e = GrowingEnsemble(2, 1, **TINY)
+    e.observe(ridge(40))
+    e.update(ridge(40))
+    e.lr = 1e-3
+    e.scale_variance(torch.tensor([2.0]))
+    X = torch.rand(5, 3, 2, dtype=torch.float64)
+    assert torch.equal(e.posterior(X).variance, e.inner.posterior(X).variance)
+    assert (e.inner.lr, int(e.updates), float(e.inner.factor)) == (1e-3, 1, 2.0)
+    assert torch.equal(e.output_scale, e.inner.output_scale)
 
 
 def test_nonsense_is_refused():

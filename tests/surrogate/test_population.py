@@ -26,7 +26,7 @@ def population(**options):
 
 class TestPopulation(SurrogateConformance):
     def make(self, d, m, over_t=False, seed=0):
-        return Population(d, m, over_t, seed, models={k: MODELS[k] for k in ("good", "deep")}, **SMALL)
+        return Population(d, m, over_t, seed, models={"good": MODELS["good"], "other": {"width": 32, "lr": 1e-2}}, **SMALL)
 
 
 def names(surrogate, **wanted):
