@@ -92,6 +92,13 @@ class AlearnReader:
         self.reader.close()
 
 
+class PlainReader(AlearnReader):
+    """The bytes of large steps go through the socket, as those of clients that share no memory do."""
+
+    def address(self, writers: int) -> str:
+        return json.dumps({k: v for k, v in json.loads(super().address(writers)).items() if k != "ALEARN_MEMORY"})
+
+
 class TlsReader(AlearnReader):
     options = MappingProxyType({"kind": "tcp"})
 
@@ -472,6 +479,7 @@ CARRIERS: dict[str, tuple[type[Any], Callable[..., None]]] = {
     "pipe": (PipeReader, write_pipe),
     "shared memory": (MemoryReader, write_memory),
     ".npy files": (NpyReader, write_npy),
+    "alearn by socket": (PlainReader, write_alearn),
     "alearn TLS": (TlsReader, write_alearn),
     "alearn sealed": (SealedReader, write_alearn),
 }
