@@ -1,16 +1,19 @@
 """What kills save: simulated steps to reach an error, with and without the kill policy, on simulations of four kinds.
 
-    python benchmarks/kill_policy.py [--quick] [--seeds N] [--set threshold=0.2] [--json FILE]
+    python benchmarks/kill_policy.py [--quick] [--seeds N] [--budget STEPS] [--set threshold=0.2] [--json FILE]
 
 Two simulations in which killing should pay a lot (a damped oscillator that comes to rest, an enzyme that uses its substrate up:
 long tails that say nothing new), one where it should pay nothing (an undamped pendulum: its late steps are the least known),
-and one where naive killing hurts (a thermal explosion after a long quiet induction time). The real controller, trainer,
-surrogate and acquisition run in lock-step with the simulations, in virtual time, four slots, with the same budget of
-simulated steps. What the streamed steps are worth is measured at fractions of the budget by interpolation (biharmonic spline over
-parameters and t) on test members: it depends on nothing but which steps were simulated, so the luck of training does not
-count. "naive" kills what is flat: no output moved by more than 1 % of its spread over the last four steps.
+and one where naive killing hurts (a thermal explosion after a long quiet induction time); and one more of each of the three kinds
+at which nobody looked while the rule was made. The real controller, trainer, surrogate and acquisition run in lock-step with the
+simulations, in virtual time, four slots, with the same budget of simulated steps. "naive" kills what is flat: no output moved
+by more than 1 % of its spread over the last four steps.
 
-An arm's saving is 1 - steps(arm) / steps(never), both to the smallest error that both reach.
+What the streamed steps are worth is measured on test members in two ways. By interpolation (biharmonic spline over parameters and
+t), which depends on nothing but which steps were simulated, so the luck of training does not count; but it needs steps
+everywhere, and stalls where a front is sharp: an arm's saving is 1 - steps(arm) / steps(never), mean over errors that both reach.
+And by what a study is for, the surrogate, trained from scratch to convergence on the same number of steps: its error without
+kills over that with them.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,7 @@ STEPS = 40
 SLOTS, STARTUP = 4, 2
 SURROGATE = {"estimators": 6, "width": 32, "depth": 2}
 FRACTIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LEARNED = (0.4, 0.7, 1.0)
 TEST = 64
 
 Rates = Callable[[Sequence[float]], Sequence[float]]
@@ -105,20 +111,43 @@ def ignition(delta: float, order: float) -> Iterator[dict[str, float]]:
         yield {"t": t, "warmth": math.log1p(max(theta, 0.0)), "fuel": fuel}
 
 
+def drug(uptake: float, decay: float) -> Iterator[dict[str, float]]:
+    """A drug swallowed once (one-compartment model of Bateman's form): it rises, and is gone for most of the time."""
+    for t, (gut, blood) in integrate(lambda y: (-uptake * y[0], uptake * y[0] - decay * y[1]), (1.0, 0.0), 16.0, 12):
+        yield {"t": t, "gut": gut, "blood": blood}
+
+
+def prey(appetite: float, growth: float) -> Iterator[dict[str, float]]:
+    """Hares and lynxes (Lotka 1925, Volterra 1926): cycles without end, the less known the later."""
+    rates = lambda y: (growth * y[0] - appetite * y[0] * y[1], 0.5 * appetite * y[0] * y[1] - 0.6 * y[1])  # noqa: E731
+    for t, (hares, lynxes) in integrate(rates, (1.0, 0.7), 20.0, 12):
+        yield {"t": t, "hares": math.log(hares), "lynxes": math.log(lynxes)}
+
+
+def passage(rate: float, bias: float) -> Iterator[dict[str, float]]:
+    """A slow passage through a pitchfork bifurcation with a small bias: nothing for long, then a jump (Strogatz 1994, ch. 3)."""
+    for t, (x, _) in integrate(lambda y: (y[1] * y[0] - y[0] ** 3 + bias, rate), (0.0, -1.0), 30.0, 12):
+        yield {"t": t, "x": x}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A simulation, its box, and what killing should do there."""
+    """A simulation and its box; whether the naive rule runs too, and whether the rule was mended without looking at it."""
 
     simulate: Callable[..., Iterator[dict[str, float]]]
     box: dict[str, list[float]]
-    pays: bool
+    naive: bool = False
+    unseen: bool = False
 
 
 CASES = {
-    "damped": Case(damped, {"damping": [0.2, 1.5], "frequency": [0.5, 2.0]}, True),
-    "enzyme": Case(enzyme, {"k": [0.3, 3.0], "km": [0.1, 2.0]}, True),
-    "pendulum": Case(pendulum, {"angle": [0.2, 2.8], "gravity": [0.5, 2.0]}, False),
-    "ignition": Case(ignition, {"delta": [0.1, 0.7], "order": [0.5, 2.0]}, False),
+    "damped": Case(damped, {"damping": [0.2, 1.5], "frequency": [0.5, 2.0]}),
+    "enzyme": Case(enzyme, {"k": [0.3, 3.0], "km": [0.1, 2.0]}),
+    "pendulum": Case(pendulum, {"angle": [0.2, 2.8], "gravity": [0.5, 2.0]}),
+    "ignition": Case(ignition, {"delta": [0.1, 0.7], "order": [0.5, 2.0]}, naive=True),
+    "drug": Case(drug, {"uptake": [0.3, 3.0], "decay": [0.2, 1.5]}, unseen=True),
+    "prey": Case(prey, {"appetite": [0.5, 1.5], "growth": [0.6, 1.4]}, unseen=True),
+    "passage": Case(passage, {"rate": [0.02, 0.12], "bias": [0.0001, 0.02]}, naive=True, unseen=True),
 }
 
 
@@ -149,7 +178,7 @@ class Arm:
     seed: int
     state: StudyState = field(default_factory=StudyState)
     curve: list[tuple[int, float]] = field(default_factory=list)
-    killed_steps: int = 0
+    learned: list[tuple[int, float, float]] = field(default_factory=list)
 
     def run(self, test: tuple[np.ndarray, np.ndarray]) -> Arm:
         self.space = Space.from_config(self.case.box)
@@ -166,7 +195,8 @@ class Arm:
         )
         self.now, self.streams, self.samples = 0.0, {}, []
         self.x: dict[str, tuple[float, ...]] = {}
-        self.steps_budget = [round(f * self.budget) for f in FRACTIONS]
+        due = [round(f * self.budget) for f in FRACTIONS]
+        to_learn = [round(f * self.budget) for f in LEARNED]
         self.tell(ev.StudyStarted(at=0.0, study="s", arm="active", seed=self.seed, budget={"steps": float(self.budget)}))
         while not self.state.ended:
             self.now += 1.0
@@ -179,9 +209,16 @@ class Arm:
                     self.act(d)
                 if not any(isinstance(d, (do.Acquire, do.Refit, do.Evaluate)) for d in found):
                     break
-            while self.steps_budget and self.state.steps >= self.steps_budget[0]:
-                self.steps_budget.pop(0)
+            while due and self.state.steps >= due[0]:
+                due.pop(0)
                 self.curve.append((self.state.steps, self.measure(test)))
+            while to_learn and self.state.steps >= to_learn[0]:
+                to_learn.pop(0)
+                self.learned.append((self.state.steps, *self.surrogate_error(test)))
+        if due:  # what was left of the budget was too little for another member
+            self.curve.append((self.state.steps, self.measure(test)))
+        if to_learn:
+            self.learned.append((self.state.steps, *self.surrogate_error(test)))
         return self
 
     def tell(self, event: ev.Event) -> None:
@@ -229,7 +266,7 @@ class Arm:
         running = {
             r.id: (r.x, r.steps - 1, r.t, STEPS)
             for r in self.state.active.values()
-            if r.state is MemberState.RUNNING and r.steps and not r.kill and r.origin == "acquisition"
+            if r.state is MemberState.RUNNING and r.steps and not r.kill
         }
         if not running or not isinstance(self.kill, ValueOfContinuing):
             return
@@ -291,6 +328,18 @@ class Arm:
             self.x[m] = tuple(point)
             self.tell(ev.MemberQueued(at=self.now, member=m, parameters=values, x=tuple(point), origin=origin, round=s.rounds))
 
+    def surrogate_error(self, test: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+        """Mean and 95th percentile over the test members of the error of a surrogate trained to convergence on the steps so far."""
+        learner = self.make_trainer()
+        learner.add(self.samples)
+        for m in learner.features.members:
+            learner.ended(m, killed=self.state.look(m).state is MemberState.KILLED)
+        learner.final_fit()
+        parameters, truth = test
+        mean, _ = learner.predict(self.space.from_unit(parameters), sorted({s.t for s in self.samples}))
+        errors = np.sqrt((((mean - truth) / truth.std(axis=(0, 1))) ** 2).mean(axis=(1, 2)))
+        return float(errors.mean()), float(np.quantile(errors, 0.95))
+
     def measure(self, test: tuple[np.ndarray, np.ndarray]) -> float:
         """Mean error over the test members of what can be interpolated from the steps streamed so far."""
         times = sorted({s.t for s in self.samples})
@@ -316,6 +365,19 @@ def test_set(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array(runs)
 
 
+def saving(arm: Sequence[tuple[int, float]], never: Sequence[tuple[int, float]]) -> float:
+    """1 - steps(arm) / steps(never), mean over errors between the middle of the study and the smallest that both reach."""
+    best = max(min(e for _, e in curve) for curve in (arm, never))
+    start = max(min(e for s, e in curve if s <= 0.5 * curve[-1][0]) for curve in (arm, never))
+    targets = np.geomspace(max(best, start * (1 - 1e-9)), best, 8)
+    return float(np.mean([1.0 - steps_to(arm, target) / steps_to(never, target) for target in targets]))
+
+
+def better(arm: Sequence[tuple[int, float, float]], never: Sequence[tuple[int, float, float]], which: int = 1) -> float:
+    """Error of the surrogate without kills over that with them, after the same steps: geometric mean over the moments of ``LEARNED``."""
+    return math.exp(statistics.fmean(math.log(n[which] / a[which]) for a, n in zip(arm, never, strict=True)))
+
+
 def steps_to(curve: Sequence[tuple[int, float]], target: float) -> float:
     """Simulated steps at which the error first was ``target``, interpolated in its logarithm; infinite if it never was."""
     before: tuple[int, float] | None = None
@@ -329,56 +391,100 @@ def steps_to(curve: Sequence[tuple[int, float]], target: float) -> float:
     return math.inf
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, smaller budget")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--only", choices=list(CASES))
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="options of kill=value")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    seeds = args.seeds or (2 if args.quick else 5)
-    budget = 1200 if args.quick else 2000
-    options = {k: json.loads(v) for k, v in (o.split("=", 1) for o in args.set)}
-    print(f"{seeds} seeds, {budget} steps an arm, kill options {options or 'as shipped'}, load {os.getloadavg()[0]:.1f}", flush=True)
-    results: dict[str, Any] = {}
-    for name, case in CASES.items():
-        if args.only and name != args.only:
-            continue
-        kills: dict[str, Callable[[], Any]] = {"never": NeverKill, "value": lambda: ValueOfContinuing(**options), "naive": Flat}
-        if name != "ignition":
-            kills.pop("naive")
-        test, rows = test_set(case), []
-        for seed in range(seeds):
-            began = time.perf_counter()
-            arms = {kind: Arm(case, make(), budget, seed).run(test) for kind, make in kills.items()}
-            row: dict[str, float] = {}
-            for kind, arm in arms.items():
-                members = arm.state.launched_total
-                row |= {f"{kind}_error": arm.curve[-1][1], f"{kind}_members": members, f"{kind}_kills": arm.state.kills_by_value}
-                target = max(min(e for _, e in a.curve) for a in (arm, arms["never"]))
-                row[f"{kind}_saving"] = 1.0 - steps_to(arm.curve, target) / steps_to(arms["never"].curve, target)
-            rows.append(row)
-            print(
-                f"  {name} seed {seed}: "
-                + ", ".join(f"{k} error {row[f'{k}_error']:.4f} ({row[f'{k}_members']} members, {row[f'{k}_kills']} killed)" for k in arms)
-                + "; saving "
-                + ", ".join(f"{k} {100 * row[f'{k}_saving']:.0f} %" for k in arms if k != "never")
-                + f"  [{time.perf_counter() - began:.0f} s]",
-                flush=True,
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One simulation with one seed: every arm on it."""
+
+    name: str
+    seed: int
+    budget: int
+    options: tuple[tuple[str, Any], ...]
+
+    def run(self) -> dict[str, Any]:
+        """Errors, members, kills and savings of the arms."""
+        torch.set_num_threads(1)
+        case, began = CASES[self.name], time.perf_counter()
+        kills: dict[str, Any] = {"never": NeverKill(), "value": ValueOfContinuing(**dict(self.options))}
+        if case.naive:
+            kills["naive"] = Flat()
+        test = test_set(case)
+        arms = {kind: Arm(case, kill, self.budget, self.seed).run(test) for kind, kill in kills.items()}
+        row: dict[str, Any] = {"seed": self.seed}
+        for kind, arm in arms.items():
+            row |= {
+                f"{kind}_members": arm.state.launched_total,
+                f"{kind}_kills": arm.state.kills_by_value,
+                f"{kind}_saved_steps": arm.state.saved_steps,
+                f"{kind}_curve": arm.curve,
+            }
+            row |= {
+                f"{kind}_learned": arm.learned,
+                f"{kind}_error": arm.curve[-1][1],
+                f"{kind}_surrogate": arm.learned[-1][1],
+                f"{kind}_surrogate_p95": arm.learned[-1][2],
+                f"{kind}_saving": saving(arm.curve, arms["never"].curve),
+                f"{kind}_better": better(arm.learned, arms["never"].learned),
+                f"{kind}_better_p95": better(arm.learned, arms["never"].learned, 2),
+            }
+        return row | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def told(name: str, row: dict[str, Any]) -> str:
+    """One seed in a line."""
+    parts = [f"  {name} seed {row['seed']}:"]
+    for kind in ("never", "value", "naive"):
+        if f"{kind}_error" in row:
+            killed = f", {row[f'{kind}_kills']} killed" if kind != "never" else ""
+            saved = f", saving {100 * row[f'{kind}_saving']:.0f} %" if kind != "never" else ""
+            parts.append(
+                f"{kind} {row[f'{kind}_members']} members{killed}, error {row[f'{kind}_error']:.4f}, "
+                f"surrogate {row[f'{kind}_surrogate']:.4f}{saved};"
             )
-        results[name] = rows
+    return " ".join(parts) + f" [{row['seconds']:.0f} s]"
+
+
+def verdicts(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """A clause for each simulation and rule: median and range over the seeds."""
     said = []
     for name, rows in results.items():
         for kind in ("value", "naive"):
-            if f"{kind}_saving" in rows[0]:
-                found = [r[f"{kind}_saving"] for r in rows]
-                ratio = statistics.median(r["never_error"] / r[f"{kind}_error"] for r in rows)
-                said.append(f"{name} {kind}: median saving {100 * statistics.median(found):.0f} % (error ratio at the end {ratio:.2f})")
+            if f"{kind}_saving" not in rows[0]:
+                continue
+            saved = [100 * r[f"{kind}_saving"] for r in rows]
+            ratio, tail = ([r[f"{kind}_better{what}"] for r in rows] for what in ("", "_p95"))
+            said.append(
+                f"{name} {kind}: median saving {statistics.median(saved):.0f} % ({min(saved):.0f} to {max(saved):.0f}) by interpolation; "
+                f"surrogate's error after equal steps, without over with kills, {statistics.median(ratio):.2f} "
+                f"({min(ratio):.2f} to {max(ratio):.2f}), p95 {statistics.median(tail):.2f}"
+            )
+    return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, smaller budget, the first four simulations")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--budget", type=int, help="simulated steps an arm (2000)")
+    parser.add_argument("--only", nargs="+", choices=list(CASES))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms at a time, each in a process of its own")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="options of kill=value")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    seeds = args.seeds or (1 if args.quick else 5)
+    budget = args.budget or (1200 if args.quick else 2000)
+    options = tuple((k, json.loads(v)) for k, v in (o.split("=", 1) for o in args.set))
+    names = args.only or [n for n, c in CASES.items() if not (args.quick and c.unseen)]
+    print(f"{seeds} seeds, {budget} steps an arm, kill options {dict(options) or 'as shipped'}, load {os.getloadavg()[0]:.1f}", flush=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        tasks = [Task(n, seed, budget, options) for n in names for seed in range(args.first_seed, args.first_seed + seeds)]
+        for task, row in zip(tasks, pool.map(Task.run, tasks), strict=True):
+            results.setdefault(task.name, []).append(row)
+            print(told(task.name, row), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(results))
-    print("; ".join(said))
+        args.json.write_text(json.dumps({"options": dict(options), "budget": budget, "results": results}))
+    print("; ".join(verdicts(results)))
 
 
 if __name__ == "__main__":

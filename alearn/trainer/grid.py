@@ -10,6 +10,13 @@ import numpy as np
 from alearn.types import Array, Floats
 
 
+def evenly(first: int, end: int, most: int) -> Array:
+    """Steps ``first … end - 1``, or at most ``most`` of them, evenly chosen, the first and the last among them."""
+    if end <= first:
+        return np.zeros(0, np.int64)
+    return np.unique(np.linspace(first, end - 1, min(most, end - first)).round().astype(np.int64))
+
+
 @final
 class TimeGrid:
     """The mean simulation time of every step number over all members."""
@@ -33,10 +40,8 @@ class TimeGrid:
         np.add.at(self._count, steps, 1.0)
 
     def times(self, first: int, end: int, most: int) -> Floats:
-        """Times of steps ``first … end - 1``, or of at most ``most`` of them, evenly chosen; beyond what was seen by the mean pace."""
-        if end <= first:
-            return np.zeros(0)
-        steps = np.unique(np.linspace(first, end - 1, min(most, end - first)).round())
+        """Times of the steps that ``evenly`` chooses; beyond what was seen by the mean pace."""
+        steps = evenly(first, end, most)
         seen = np.flatnonzero(self._count)
         if not len(seen):
             return np.zeros(len(steps))

@@ -20,7 +20,6 @@ from alearn.registry import build
 from alearn.space import Space
 from alearn.surrogate import Batch, OnlineSurrogate, OverTime, Surrogate
 from alearn.surrogate.base import Competing, Counted
-from alearn.trainer.continuation import Streams, remaining_variance
 from alearn.trainer.early import Early
 from alearn.trainer.evaluate import Truth, judge_study
 from alearn.trainer.features import Features
@@ -30,6 +29,7 @@ from alearn.trainer.grids import make_surrogate, on_grid
 from alearn.trainer.guard import Guard, capture, reinstate
 from alearn.trainer.history import History
 from alearn.trainer.jury import Jury, plain, predict, rows_of
+from alearn.trainer.outlook import Outlook
 from alearn.trainer.placing import Helpers, device_of
 from alearn.trainer.prequential import Prequential
 from alearn.trainer.snapshots import read_snapshot, write_snapshot
@@ -133,7 +133,7 @@ class InlineTrainer:
         self._last: dict[int, int] = {}
         self._killed: set[int] = set()
         self._ended: set[int] = set()
-        self._streams = Streams(self.features)
+        self._outlook = Outlook(self.features, self._grid)
         self._early = Early(self.features)
         self._waiting: list[Rows] = []
         self._trained = False
@@ -193,7 +193,7 @@ class InlineTrainer:
         number = self.features.members.get(member)
         if number is not None:
             self._ended.add(number)
-            self._streams.drop(number)
+            self._outlook.ended(number, killed)
             if killed:
                 self._killed.add(number)
 
@@ -218,7 +218,7 @@ class InlineTrainer:
         for number in np.unique(rows.group).tolist():
             mine = rows.group == number
             if number not in self._ended:
-                self._streams.add(number, times[mine], rows.y[mine])
+                self._outlook.streamed(number, times[mine], rows.y[mine])
             if self._jury.takes(number, names[number], new=number not in self._last):
                 self._jury.keep(number, rows.take(np.flatnonzero(mine)))
                 held |= mine
@@ -240,7 +240,9 @@ class InlineTrainer:
     def _test(self, rows: Rows) -> None:
         mean, std = self._predict(rows.x)
         scale = self.surrogate.output_scale.cpu().numpy()
-        error = mean - self.features.targets(rows.y)
+        targets = self.features.targets(rows.y)
+        self._outlook.arrived(rows.group, rows.step, targets)
+        error = mean - targets
         self._prequential.add(rows.group, error / self.features.scale(scale), error / np.maximum(std, 1e-12 * scale))
 
     def _learn(self, rows: Rows) -> None:
@@ -418,13 +420,6 @@ class InlineTrainer:
         points = torch.as_tensor(np.atleast_2d(np.asarray(x, dtype=np.float64)), device=self.device)
         return np.asarray(self._over_time().trajectory_std(points).cpu().numpy())
 
-    def _variance(self, x: Floats, times: Floats) -> Floats:
-        """Normalised epistemic variance, mean over outputs, ``n x T``."""
-        inputs = torch.as_tensor(self.features.inputs(x, times), device=self.device)
-        std = self.surrogate.predict(inputs).epistemic.double().cpu().numpy() / self._scale()
-        value: Floats = (std**2).mean(axis=1).reshape(len(x), -1)
-        return value
-
     def member_scores(
         self,
         members: Mapping[str, tuple[Sequence[float], int, float, int]],
@@ -435,14 +430,13 @@ class InlineTrainer:
     ) -> list[ev.MemberScored]:
         """The value of continuing, for the kill policy.
 
-        With the normalised epistemic variance ``v`` of the ``r`` steps to come, given those that the member has streamed
-        (``trainer/continuation.py``; mean over outputs),
-
-            remaining_value = r * mean(v over the remaining steps) / (r * seconds_per_step)
+            remaining_value = worth of the remaining steps / seconds_per_step
             best_value      = n * best_std^2 / (startup_s + n * seconds_per_step)
 
-        where ``n`` is the length of a whole trajectory: what each would teach per core-second of the slot. Members without
-        remaining steps are left out, and all are while the surrogate has not been trained.
+        where ``n`` is the length of a whole trajectory: what each would teach per core-second of the slot. The worth is a normalised
+        variance given what the member has streamed, and not less than forecasts like it came to (``trainer/outlook.py``); NaN while
+        too few members were seen to their end. Members without remaining steps are left out, and all are while the surrogate has not
+        been trained.
 
         Args:
             members: for each running one its point, last stored step, that step's t, and steps expected (0: unknown).
@@ -461,16 +455,15 @@ class InlineTrainer:
             remaining = total - step - 1
             if remaining <= 0:
                 continue
-            value = self._remaining_variance(name, np.array(x, dtype=np.float64), step, total) / pace
-            best = best_std**2 * total / (max(startup_s, 0.0) + total * pace)
             number = self.features.members.get(name, -1)
+            worth = self._outlook.worth(self.surrogate, number, np.array(x, dtype=np.float64), step, total, best_std**2)
             square = self._prequential.latest(number)
             scored = ev.MemberScored(
                 at=now,
                 member=name,
                 step=step,
-                remaining_value=value,
-                best_value=best,
+                remaining_value=worth / pace,
+                best_value=best_std**2 * total / (max(startup_s, 0.0) + total * pace),
                 remaining_steps=remaining,
                 surprise=self._prequential.surprise(number),
                 error=math.sqrt(square),
@@ -478,15 +471,6 @@ class InlineTrainer:
             )
             found.append(scored)
         return found
-
-    def _remaining_variance(self, name: str, x: Floats, step: int, total: int) -> float:
-        """Mean normalised variance of a member's steps ``step + 1 … total - 1``, given what it has streamed."""
-        if not self.features.over_t:
-            return float(self._variance(x[None], np.zeros(1)).mean())
-        times = self._grid.times(step + 1, total, LOOK)
-        t, y = self._streams.seen(self.features.members.get(name, -1))
-        given = remaining_variance(self.surrogate, self.features, x, t, self.features.targets(y), times)
-        return float(self._variance(x[None], times).mean()) if given is None else given
 
     def evaluate(self, test: Truth | None) -> tuple[dict[str, float], dict[str, float]]:
         """Errors and calibration on a test set (see ``judge``); without one, no errors and the calibration of the stream.
@@ -549,6 +533,7 @@ class InlineTrainer:
             "history": self._history.state_dict(),
             "grid": self._grid.state_dict(),
             "prequential": self._prequential.state_dict(),
+            "outlook": self._outlook.state_dict(),
             "jury": self._jury.state_dict(),
             "early": self._early.state_dict(),
             "weights": self._weights.state_dict(),
@@ -571,6 +556,7 @@ class InlineTrainer:
         self._history.load_state_dict(state["history"])
         self._grid.load_state_dict(state["grid"])
         self._prequential.load_state_dict(state["prequential"])
+        self._outlook.load_state_dict(state.get("outlook", {"members": [], "rows": []}))
         self._jury.load_state_dict(state["jury"])
         self._early.load_state_dict(state.get("early", {"held": []}))
         self._weights.load_state_dict(state["weights"])

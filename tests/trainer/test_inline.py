@@ -257,18 +257,35 @@ def test_the_value_of_continuing(make, stream, toy):
         "m0050": ((0.99, 0.01), 7, float(toy.t[7]), 0),
         "m0051": ((0.5, 0.5), 15, 5.0, 16),
     }
-    scores = {s.member: s for s in trainer.member_scores(x, best_std=0.5, seconds_per_step=0.1, startup_s=0.4)}
+    ask = {"best_std": 0.5, "seconds_per_step": 0.1, "startup_s": 0.4}
+    scores = {s.member: s for s in trainer.member_scores(x, **ask)}
     assert set(scores) == {"m0000", "m0050"}  # m0051 has nothing left
     one = scores["m0000"]
     assert one.remaining_steps == 8
-    _, std = trainer.predict(toy.space.from_unit([known]), toy.t[8:])
-    scale = trainer.surrogate.output_scale.numpy()
-    unconditional = (std[0] ** 2 / scale**2).mean() / 0.1
-    assert 0 < one.remaining_value < unconditional  # what it has streamed already tells part of the rest
-    assert one.best_value == pytest.approx(0.25 * 16 / (0.4 + 1.6))
-    assert scores["m0050"].remaining_value > one.remaining_value
+    assert np.isnan(one.remaining_value)  # no member was forecast and seen to its end: nobody knows
     assert np.isfinite(one.surprise)
     assert np.isnan(scores["m0050"].surprise)
+
+
+def test_the_value_is_at_least_what_the_forecasts_of_members_seen_to_their_end_came_to(make, stream, toy):
+    trainer = make(holdout_share=0.0)
+    stream(trainer, range(12))
+    trainer.refit()
+    ask = {"best_std": 0.5, "seconds_per_step": 0.1, "startup_s": 0.4}
+    points = toy.points(16, seed=3)
+    for number in range(20, 26):  # forecast after their first step, then seen to their end
+        name, p = f"m{number:04d}", points[number - 20]
+        rows = toy.samples(number, p)
+        trainer.add(rows[:1])
+        x = tuple(toy.space.to_unit([p])[0])
+        trainer.member_scores({name: (x, 0, 0.0, 16)}, **ask)
+        trainer.add(rows[1:])
+        trainer.ended(name)
+    (one,) = trainer.member_scores({"m0050": ((0.3, 0.6), 0, 0.0, 16)}, **ask)
+    assert one.best_value == pytest.approx(0.25 * 16 / (0.4 + 1.6))
+    believed = trainer._outlook._variance(trainer.surrogate, -1, np.array([0.3, 0.6]), toy.t[[1, 3, 5, 7, 9, 11, 13, 15]])
+    evidence = trainer._outlook.evidence
+    assert one.remaining_value * 0.1 == pytest.approx(max(believed, evidence.worth(believed, 0.25) / evidence.fresh() * 0.25))
 
 
 def test_the_parameter_model_spans_the_observed_trajectory(make, stream, toy):
