@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--nemesis", type=float, default=10.0, metavar="MINUTES", help="a random fault every two seconds for so long (10)")
     parser.add_argument("--hours", type=float, default=0.0, help="repeat with further seeds for so long; 0: one round")
     parser.add_argument("--members", type=int, default=24, help="members of each study (24)")
-    parser.add_argument("--every", type=float, default=4.0, help="mean seconds between two SIGKILLs (4)")
+    parser.add_argument("--every", type=float, default=2.0, help="mean seconds from a controller's start to its SIGKILL (2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--folder", type=Path, help="where the studies are made and kept; default: a temporary one, kept if something is wrong"
