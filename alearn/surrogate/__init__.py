@@ -9,17 +9,25 @@ if TYPE_CHECKING:
     from alearn.surrogate.auto import AutoSurrogate, Standing
     from alearn.surrogate.base import Batch, OnlineSurrogate, Prediction, Surrogate
     from alearn.surrogate.calibration import Calibrator
+    from alearn.surrogate.cyclic import SnapshotEnsemble
     from alearn.surrogate.dropout import MCDropout
     from alearn.surrogate.ensemble import DeepEnsemble
     from alearn.surrogate.gp import ExactGP
+    from alearn.surrogate.heteroscedastic import HeteroscedasticGP
     from alearn.surrogate.lastlayer import DistanceAware, LastLayerLaplace, VariationalLastLayer
+    from alearn.surrogate.operator import FieldOperator
     from alearn.surrogate.population import Population
+    from alearn.surrogate.rollout import NextState
     from alearn.surrogate.snapshot import SnapshotInfo, load_snapshot, save_snapshot
     from alearn.surrogate.svgp import SparseGP
     from alearn.surrogate.trajectory import OverTime
     from alearn.surrogate.trees import GradientBoosting, NearestNeighbours, RandomForest
 
 _WHERE = {
+    "FieldOperator": "operator",
+    "HeteroscedasticGP": "heteroscedastic",
+    "NextState": "rollout",
+    "SnapshotEnsemble": "cyclic",
     "GradientBoosting": "trees",
     "NearestNeighbours": "trees",
     "RandomForest": "trees",
@@ -45,6 +53,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "FieldOperator",
+    "HeteroscedasticGP",
+    "NextState",
+    "SnapshotEnsemble",
     "GradientBoosting",
     "NearestNeighbours",
     "RandomForest",
