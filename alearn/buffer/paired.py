@@ -159,7 +159,7 @@ class Paired(BoundedBuffer):
             del self._groups[bisect_left(self._groups, group)]
 
     def _look(self) -> list[int]:
-        return [self._groups[i] for i in self._rng.integers(len(self._groups), size=LOOKS).tolist()]
+        return [self._groups[int(u * len(self._groups))] for u in self._rng.random(LOOKS).tolist()]
 
     def _choose(self, n: int) -> Array | None:
         if not self._finished and len(self) <= self.watermark:
@@ -194,12 +194,12 @@ class Paired(BoundedBuffer):
     def _stretch(self, chosen: Mapping[tuple[int, int], int], most: int, alone: bool, new: bool) -> tuple[int, list[int]] | None:
         """A trajectory and some of its steps, none among those ``chosen``; None if this look found none."""
         if new:
-            group = self._fresh[int(self._rng.integers(len(self._fresh)))]
+            group = self._fresh[int(self._rng.random() * len(self._fresh))]
         else:
             group = min(self._look(), key=lambda g: self._tracks[g].uses / len(self._tracks[g].steps))
         track = self._tracks[group]
         starts = track.fresh if new else track.steps
-        start = starts[int(self._rng.integers(len(starts)))]
+        start = starts[int(self._rng.random() * len(starts))]
         if (group, start) in chosen:
             return None
         best: list[int] = []
