@@ -33,9 +33,10 @@ DISCARDING = ("discard_before_commit", "discard_committed", "discard_removed")  
 
 
 def test_every_failpoint_in_the_ledger_is_driven_here() -> None:
-    found = set()
-    for source in LEDGER_SOURCES.glob("*.py"):
-        found |= set(re.findall(r'failpoints\.(?:hit|cut)\("ledger\.(\w+)"', source.read_text()))
+    code = "".join(source.read_text() for source in LEDGER_SOURCES.glob("*.py"))
+    found = set(re.findall(r'failpoints\.(?:hit|cut)\("ledger\.(\w+)"', code))
+    moves = re.findall(r'_tables\.move\(.+, "(\w+)"\)', code)
+    found |= {f"{how}_{when}" for how in moves for when in re.findall(r'failpoints\.hit\(f"ledger\.\{how\}_(\w+)"', code)}
     assert found == {*STORING, *META, *SEALING, *CREATING, *DISCARDING, *MIGRATING}
 
 
