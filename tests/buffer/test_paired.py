@@ -45,12 +45,15 @@ def test_pairs_are_of_one_member_and_a_gap_apart(gaps):
 
 def test_a_mini_batch_is_made_of_stretches():
     buffer = filled(length=4)
-    for _ in range(20):
+    lengths = []
+    for _ in range(40):
         rows = buffer.draw(16)
-        assert len(rows) == 16
-        for part in np.split(np.arange(16), 4):
-            assert len(set(rows.group[part].tolist())) == 1
-            assert np.diff(rows.step[part]).tolist() == [1, 1, 1]
+        assert len(rows) >= 15  # one row that is left over has no partner
+        follows = (np.diff(rows.group) == 0) & (np.diff(rows.step) == 1)
+        ends = np.flatnonzero(~np.append(follows, False)) + 1
+        lengths += np.diff(ends, prepend=0).tolist()
+    assert min(lengths) >= 2  # shorter than asked for only where a neighbour was in the mini-batch already, or at an end
+    assert np.mean(np.array(lengths) >= 4) > 0.7
 
 
 def test_gaps_and_trajectories_are_used_evenly():
