@@ -1,6 +1,6 @@
 """What simulations and training lose by running together: against each alone on the same core.
 
-    python benchmarks/coupling.py [--quick] [--turns N] [--json FILE] [--placement inline]
+    python benchmarks/coupling.py [--quick] [--turns N] [--members N] [--json FILE] [--placement inline]
 
 Needs two cores. Simulations run on one of them and the learner on the other (`launcher.placement=space`,
 `trainer.placement=process`). Five measurements take turns, and medians of their ratios within a turn are told:
@@ -206,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three turns of fewer members")
     parser.add_argument("--turns", type=int, help="how many turns; 3 with --quick, else 7")
+    parser.add_argument("--members", type=int, help="simulations of a study; 10 with --quick, else 16")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--placement", default="process", choices=("process", "inline"), help="where the studies' learner runs")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -217,7 +218,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("This benchmark needs two cores: one for the simulations, one for the learner.")
-    members, rounds = (10, given.turns or 3) if given.quick else (16, given.turns or 7)
+    members, rounds = given.members or (10 if given.quick else 16), given.turns or (3 if given.quick else 7)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder) / "data.npy")
