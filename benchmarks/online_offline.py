@@ -181,7 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     prices = json.loads(options.prices.read_text())
-    members, updates, seeds = (64, 1500, 1) if options.quick else (400, 10_000, 5)
+    members, updates, seeds = (40, 1000, 1) if options.quick else (400, 10_000, 5)
     load = os.getloadavg()[0]
     result: dict[str, Any] = {"prices": prices, "members": members, "updates": updates, "load": load}
     said = []
