@@ -310,7 +310,7 @@ class Space:
                 x[:, self._columns[name]] = self[name].to_unit([target])
         return x
 
-    def _target(self, name: str, value: Any) -> Value:
+    def _target(self, name: str, value: Value) -> Value:
         """The target of a fidelity; ``True`` is the high end, or the last of ordered values."""
         parameter = self[name]
         if name in self.conditions or name in {n for pair in self._pairs for n in pair[:2]} or isinstance(parameter, (Categorical, Pool)):

@@ -126,7 +126,8 @@ class Number(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """``n`` values to ``n x 1``."""
-        return (self.slope * self._bent(values) + self.shift)[:, None]
+        column: Tensor = (self.slope * self._bent(values) + self.shift)[:, None]
+        return column
 
     def _bent(self, values: Tensor) -> Tensor:
         if self.scale == "log":
