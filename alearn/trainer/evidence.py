@@ -26,8 +26,8 @@ REMEMBERED = 64
 """Members seen to their end that are remembered: older ones were forecast by a younger surrogate."""
 APART = 12
 """A member is forecast about so many times on its way."""
-YOUNG = 0.1
-"""Share of its trajectory up to which a member counts as fresh."""
+YOUNG = 1 / 3
+"""Share of its trajectory up to which a member counts as fresh: quick members are not looked at any earlier."""
 
 
 @dataclass(slots=True)

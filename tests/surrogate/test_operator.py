@@ -168,7 +168,7 @@ def test_the_trainer_tells_the_grid_and_decodes_nothing():
     assert trainer.trajectory_std(x).shape == (6,)
     running = {"m0003": (tuple(x[3]), 3, float(t[3]), FRAMES)}
     (scored,) = trainer.member_scores(running, best_std=0.5, seconds_per_step=1.0, startup_s=0.0)
-    assert scored.remaining_value > 0
+    assert scored.remaining_steps == FRAMES - 4
     with pytest.raises(ConfigError, match="learns whole fields of one shape, and the outputs are mean, u"):
         InlineTrainer(SPACE, schema, **{**given, "outputs": ["u", "mean"]})
 

@@ -146,10 +146,18 @@ def test_running_members_are_scored_by_what_their_fields_have_left_to_teach(wave
     trainer = make(wave)
     feed(trainer, wave, range(12))
     trainer.refit()
-    p = wave.points(64)[40]
+    ask = {"best_std": 0.5, "seconds_per_step": 1.0, "startup_s": 0.0}
+    points = wave.points(64)
+    for n in range(20, 26):  # forecast when they are fresh, then seen to their end: without these nobody is judged
+        rows = wave.samples(n, points[n])
+        trainer.add(rows[:1])
+        trainer.member_scores({f"m{n:04d}": (tuple(wave.space.to_unit([points[n]])[0]), 0, 0.0, 6)}, **ask)
+        trainer.add(rows[1:])
+        trainer.ended(f"m{n:04d}")
+    p = points[40]
     trainer.add(wave.samples(40, p, steps=3))
     x = tuple(wave.space.to_unit([p])[0])
-    (scored,) = trainer.member_scores({"m0040": (x, 2, float(T[2]), 6)}, best_std=0.5, seconds_per_step=1.0, startup_s=0.0)
+    (scored,) = trainer.member_scores({"m0040": (x, 2, float(T[2]), 6)}, **ask)
     assert 0 < scored.remaining_value < 10
     assert scored.remaining_steps == 3
     assert scored.error > 0
