@@ -398,17 +398,14 @@ class Arm:
         if queued and not asked.final:
             self._ask(Rescore(queued))
         self._chronicle.record(
-            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds, lead=m.lead, busy_s=m.busy_s),
-            ev.Evaluated(
-                at=now,
-                simulated_steps=asked.simulated_steps,
-                members=asked.members,
-                error=m.error,
-                prequential=m.prequential,
-                calibration=m.calibration,
-                std=m.std,
+            ev.Refitted(
+                at=now, updates=m.updates, samples=m.samples, loss=m.loss, seconds=seconds, lead=m.lead, busy_s=m.busy_s, last=asked.final
             ),
-        )
+            ev.Evaluated(
+                at=now, simulated_steps=asked.simulated_steps, members=asked.members,
+                error=m.error, prequential=m.prequential, calibration=m.calibration, std=m.std,
+            ),
+        )  # fmt: skip
 
     def _steer(self) -> None:
         """What the user wants: Ctrl-C, or a command dropped into the study's directory."""

@@ -142,7 +142,7 @@ class OwnLoop:
         m: Measured = wait(self.learner, Measure(self.state.steps, self.state.with_data, final), DEADLINE_S)
         now = self.ledger.now()
         self._chronicle.record(
-            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, lead=m.lead, busy_s=m.busy_s),
+            ev.Refitted(at=now, updates=m.updates, samples=m.samples, loss=m.loss, lead=m.lead, busy_s=m.busy_s, last=final),
             ev.Evaluated(
                 at=now, simulated_steps=self.state.steps, members=self.state.with_data,
                 error=m.error, prequential=m.prequential, calibration=m.calibration,

@@ -282,7 +282,8 @@ class RoundDecided(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refitted(Event):
     """The surrogate was trained: ``updates`` and ``samples`` are totals so far; ``lead`` says in words which of several
-    candidates answers now, and by how much it leads; ``busy_s`` is how long the learner was at work since the time before."""
+    candidates answers now, and by how much it leads; ``busy_s`` is how long the learner was at work since the time before;
+    ``last`` says whether this was the training to convergence at the end (None: written before that was told)."""
 
     updates: int
     samples: int
@@ -290,6 +291,7 @@ class Refitted(Event):
     seconds: float = 0.0
     lead: str = ""
     busy_s: float = math.nan
+    last: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ SAMPLE = {
     "int": 3,
     "float": 0.25,
     "bool": True,
+    "bool | None": False,
     "Numbers": {"a": 1.0},
     "Mapping[str, Any]": {"k": "v"},
     "tuple[float, ...]": (0.5,),

@@ -363,7 +363,7 @@ def _revoked(s: StudyState, e: ev.MemberRevoked) -> None:
         s.late += 1
         return
     s.revoked.add(e.member)
-    s.steps_at_refit = 0  # what was trained before was trained on it too
+    s.steps_at_refit = s.steps_at_last_refit = 0  # what was trained before was trained on it too
     s.outdated = True
 
 
@@ -377,6 +377,8 @@ def _refitted(s: StudyState, e: ev.Refitted) -> None:
     s.updates = max(s.updates, e.updates)
     s.lead = e.lead
     s.steps_at_refit, s.settled_at_refit = s.steps, s.settled
+    if e.last is not False:
+        s.steps_at_last_refit = s.steps
     s.surprising = Ranking()  # the next scores are against what it knows now
 
 

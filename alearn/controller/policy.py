@@ -297,7 +297,7 @@ class Policy:
                 Withdraw(m, f"never launched: {ending.reason}" if not state.records[m].attempt else f"not tried again: {ending.reason}")
                 for m in waiting
             ]
-        if ending.train and state.steps > max(state.steps_at_refit, self.learn.first_steps - 1):
+        if ending.train and state.steps > max(state.steps_at_last_refit, self.learn.first_steps - 1):
             return [Refit("the last samples of the study have arrived", last=True)]
         if ending.train and state.refits > state.refits_at_evaluation:
             return [Evaluate("the last measurement of the study")]

@@ -124,6 +124,7 @@ class StudyState:
         self.refits_at_round = 0
         self.steps_at_round = 0
         self.steps_at_refit = 0
+        self.steps_at_last_refit = 0
         self.settled_at_refit = 0
         self.refits_at_evaluation = 0
 

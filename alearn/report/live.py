@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from alearn.report.status import MemberCounts, Status, idle_words
@@ -213,7 +213,8 @@ class PlainView:
     def close(self) -> None:
         for arm, snapshot in self._latest.items():
             shown = self._shown.get(arm)
-            if shown is None or shown.status != snapshot.status:
+            # what is idle goes on changing when nothing happens
+            if shown is None or replace(shown.status, idle=snapshot.status.idle) != snapshot.status:
                 self._print(snapshot)
         self._latest.clear()
 

@@ -310,8 +310,8 @@ class World:
                     m = member_id(s.queued_total)
                     score = self.rng.random()
                     self.tell(ev.MemberQueued(at=now, member=m, parameters={}, x=(), origin=origin, score=score, round=s.rounds))
-            case Refit():
-                self.tell(ev.Refitted(at=now, updates=s.updates + 5, samples=s.steps))
+            case Refit(last=last):
+                self.tell(ev.Refitted(at=now, updates=s.updates + 5, samples=s.steps, last=last))
             case Evaluate():
                 self.tell(ev.Evaluated(at=now, simulated_steps=s.steps, members=s.with_data, error={"mean": 1.0}))
             case Checkpoint():

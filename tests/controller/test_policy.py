@@ -171,6 +171,21 @@ def test_the_end_trains_measures_saves_and_stops(story, make_policy):
     assert (d.state, d.reason) == ("done", "the budget of 1 members is spent")
 
 
+def test_the_end_trains_to_convergence_even_if_a_burst_had_seen_every_sample(story, make_policy):
+    s = story(members=1)
+    s.whole(origin="design")
+    s.refit(last=False)
+    s.evaluate(mean=0.1)
+    policy = make_policy()
+    (d,) = policy.decide(s.state, s.now)
+    assert isinstance(d, Refit)
+    assert d.last
+    s.refit(last=True)
+    s.evaluate(mean=0.1)
+    (d,) = policy.decide(s.state, s.now)
+    assert not isinstance(d, Refit)
+
+
 def test_the_last_lost_member_is_tried_again_before_the_end(story, make_policy):
     s = story(members=1)
     s.queue(origin="design")

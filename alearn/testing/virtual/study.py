@@ -486,7 +486,7 @@ class VirtualStudy:
             case do.Refit() | do.Evaluate():
                 final = isinstance(d, do.Refit) and d.last
                 seconds = self.costs.learner.final_s if final else self.costs.learner.refit_s
-                self._ask("measure", seconds, self._measured, s.steps, s.with_data)
+                self._ask("measure", seconds, self._measured, s.steps, s.with_data, final)
             case do.Checkpoint():
                 self._ask("save", self.costs.learner.snapshot_s, self._saved)
             case do.Pause(reason=why):
@@ -539,10 +539,10 @@ class VirtualStudy:
 
         self._answers.append(take)
 
-    def _measured(self, steps: int, members: int) -> None:
+    def _measured(self, steps: int, members: int, final: bool) -> None:
         at, error = self.agenda.now, self.costs.learner.error(steps)
         self._record(
-            ev.Refitted(at=at, updates=self.state.updates + 100, samples=steps, seconds=self.costs.learner.refit_s),
+            ev.Refitted(at=at, updates=self.state.updates + 100, samples=steps, seconds=self.costs.learner.refit_s, last=final),
             ev.Evaluated(at=at, simulated_steps=steps, members=members, error=error, prequential=error),
         )
 
