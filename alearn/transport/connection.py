@@ -300,6 +300,8 @@ class Connection:
         try:
             if self._filling is not None and self._filled == len(self._filling):
                 frames.append(self._whole())
+                if self.state != "open":
+                    return  # what this frame changes decides how the next is read: the owner calls ``more``
             if self._filling is None:
                 self._parse(frames)
         except ProtocolError as error:
