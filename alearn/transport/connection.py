@@ -300,8 +300,6 @@ class Connection:
         try:
             if self._filling is not None and self._filled == len(self._filling):
                 frames.append(self._whole())
-                if self.state != "open":
-                    return  # what this frame changes decides how the next is read: the owner calls ``more``
             if self._filling is None:
                 self._parse(frames)
         except ProtocolError as error:
@@ -317,6 +315,8 @@ class Connection:
     def _parse(self, frames: list[Frame]) -> None:
         view = self._view
         while self._end - self._start >= wire.HEADER_BYTES and self._filling is None:
+            if frames and self.state != "open":
+                return  # what this frame changes decides how the next is read: the owner calls ``more``
             at = self._start
             first = bytes(view[at : at + _STEP_BYTES])
             if first[: wire.HEADER.size] == self._expected:
@@ -357,8 +357,6 @@ class Connection:
                 self._filled = here
             if self._filled == length:
                 frames.append(self._whole())
-                if self.state != "open":
-                    return
 
     def _check(self, kind: int, flags: int, head_bytes: int, body_bytes: int) -> None:
         """Everything that can be refused before a byte is allocated for it."""
