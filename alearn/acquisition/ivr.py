@@ -39,7 +39,6 @@ class WeightedIVR:
     def select(self, surrogate: Model, space: Space, q: int, context: Context) -> Selection:
         """Choose ``q`` points; fewer if the space has no more."""
         field = errors_of(surrogate, space, context, self.pool, self.noise, TARGETS)
-        aims = torch.from_numpy(space.at_target(field.found.X[:TARGETS].numpy()))
-        hard: Tensor = local_error(surrogate, aims, context) if self.power else torch.ones(len(aims)).double()
+        hard: Tensor = local_error(surrogate, field.aims, context) if self.power else torch.ones(len(field.aims)).double()
         rows, scores = pick_by_integral(field.features, field.targets, hard ** (2 * self.power), field.found.worth, q, field.noise)
         return field.choose(rows, scores, "share of the weighted variance removed", context)

@@ -27,12 +27,14 @@ class Field:
     Args:
         found: the candidates and what is believed of them.
         features: of the candidates, ``N x F``.
-        targets: of the points where predictions will be asked, ``M x F``: the first candidates, at the fidelity wanted in the end.
+        aims: the points where predictions will be asked, ``M x d``: the first candidates, at the fidelity wanted in the end.
+        targets: features of these, ``M x F``.
         noise: variance of an observation in the features' units squared.
     """
 
     found: Prospects
     features: Tensor
+    aims: Tensor
     targets: Tensor
     noise: float
 
@@ -92,7 +94,7 @@ def _field(
     features = features_of(surrogate, torch.cat([found.X, aims, known]))
     variance = noise * max(float((features[:n] ** 2).sum(dim=1).mean()) if n else 0.0, 1e-300)
     given_known = condition(features[:wanted], features[wanted:], variance)
-    return Field(found, given_known[:n], given_known[n:], variance)
+    return Field(found, given_known[:n], aims, given_known[n:], variance)
 
 
 def _pending(features: Tensor, pending: Tensor, progress: Tensor, noise: float) -> Tensor:
